@@ -1,0 +1,44 @@
+# make table   set up .venv when needed, run the experiment of params.yaml, write results/table.csv
+# make test    set up .venv when needed, run all tests
+# make lint    formatters and linters, as CI runs them
+# make bench   speed and memory
+# make clip    train the miniature CLIP anew (about 20 minutes on two cores)
+# make pins    resolve envs/*.in into the pinned files with hashes
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+CORES ?= all
+SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) --rerun-incomplete
+
+.PHONY: table test fast-test lint format bench clip pins env
+
+table: env
+	@$(SNAKEMAKE) results/table.csv
+	@cat results/table.md
+
+test: env
+	@$(BIN)/pytest
+
+fast-test: env
+	@$(BIN)/pytest -m "not slow"
+
+lint: env
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/snakefmt --check Snakefile workflow
+	@$(BIN)/snakemake --lint
+
+format: env
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+	@$(BIN)/snakefmt Snakefile workflow
+
+clip: env
+	@$(SNAKEMAKE) weights/clip/maftp_miniature-retrained.safetensors
+
+pins: env
+	@cd envs && for name in bootstrap requirements requirements-dev; do \
+	  ../$(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-header \
+	    --no-emit-index-url --no-emit-find-links $$name.in -o $$name.txt || exit 1; done
+
+env:
+	@$(PYTHON) envs/install.py

@@ -1,0 +1,339 @@
+"""Typed, frozen parameters: the only shape of `params.yaml` and of the experiments laid over it.
+
+Every value a run depends on stands in a parameter file; nothing here has a default, so that a key has
+one home. Unknown keys are refused. `load_params` names the file and the key of whatever is wrong.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from maftp.errors import ParamsError
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+Positive = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Colour = tuple[float, float, float]
+
+
+class _Block(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+class World(_Block):
+    """The miniature world, drawn and packed as official archives."""
+
+    seed: int
+    train_images: Positive
+    val_images: Positive
+    """Images of each benchmark."""
+
+
+class Data(_Block):
+    """Where the data are and what to train on."""
+
+    root: str | None
+    """Folder of the data sets; null takes $DETECTRON2_DATASETS, or ./datasets when that is unset."""
+    catalog: str | None
+    """Overlay of maftp/data/sources.yaml with other URLs, digests and counts; null takes the official ones."""
+    train: Literal["coco_stuff", "coco_panoptic"]
+    """Training set: COCO-Stuff for semantic models, COCO panoptic for panoptic ones."""
+    workers: Annotated[int, Field(ge=0)]
+    """Loader processes per training worker; 0 loads in the worker itself."""
+    world: World | None
+    """Draw the miniature world first; null for data that exist."""
+
+
+class TrainInput(_Block):
+    """From a training image to the network's input."""
+
+    mapper: Literal["semantic", "panoptic"]
+    """semantic: resize and flip; panoptic: large-scale jitter and a square crop."""
+    short_side: Positive
+    """Shorter side after resizing, in pixels (semantic mapper)."""
+    max_side: Positive
+    """Largest longer side after resizing, in pixels (semantic mapper)."""
+    crop_size: Positive
+    """Side of the square crop, in pixels (panoptic mapper)."""
+    scale_range: tuple[float, float]
+    """Range of the large-scale jitter (panoptic mapper)."""
+    flip: Fraction
+    """Probability of a horizontal flip."""
+
+
+class TestInput(_Block):
+    """From a test image to the network's input."""
+
+    __test__ = False  # keeps pytest from collecting a class named Test*
+
+    short_side: Positive
+    """Shorter side after resizing, in pixels."""
+    max_side: Positive
+    """Largest longer side after resizing, in pixels."""
+
+
+class Input(_Block):
+    """Normalisation and sizes of images."""
+
+    pixel_mean: Colour
+    """Mean of R, G, B on the 0..255 scale."""
+    pixel_std: Colour
+    """Standard deviation of R, G, B on the 0..255 scale."""
+    train: TrainInput
+    test: TestInput
+
+
+class Clip(_Block):
+    """The CLIP model that is fine-tuned, or kept frozen."""
+
+    model: str
+    """Name of an open_clip model configuration."""
+    config: str | None
+    """JSON file of that configuration when open_clip does not ship it."""
+    pretrained: str
+    """open_clip tag of the weights, or a local weight file (.safetensors)."""
+    stochastic_depth: bool
+    """True drops residual blocks in training as the public code does by accident; false is deterministic."""
+    templates: Literal[1, 14]
+    """Sentences per name: the 14 of the method, or the first of them alone."""
+
+
+class Cdt(_Block):
+    """Content-dependent transfer of the text embeddings."""
+
+    enabled: bool
+    form: Literal["semantic", "panoptic"]
+    """semantic: LN(T + Y); panoptic: T + LN(Y). Released weights fix it."""
+    num_heads: Positive
+    tokens: Literal["released", "spatial"]
+    """released: the channel-major chunks that released weights were trained with; spatial: one token per pixel."""
+
+
+class Model(_Block):
+    """Architecture."""
+
+    name: Literal["maftp", "fcclip"]
+    """maftp: CLIP fine-tuned with the method; fcclip: the frozen-CLIP baseline with its geometric ensemble."""
+    num_queries: Positive
+    hidden_dim: Positive
+    """Width of pixel decoder and transformer decoder; a multiple of 32 (GroupNorm) and of num_heads."""
+    num_heads: Positive
+    encoder_layers: Positive
+    encoder_feedforward: Positive
+    num_points: Positive
+    """Sampling points of the deformable attention per head and level."""
+    decoder_layers: Positive
+    decoder_feedforward: Positive
+    cdt: Cdt
+    ensemble_alpha: Fraction
+    """Weight of CLIP for classes seen in training (fcclip)."""
+    ensemble_beta: Fraction
+    """Weight of CLIP for classes unseen in training (fcclip)."""
+
+
+class Train(_Block):
+    """Recipe."""
+
+    iterations: Positive
+    """Optimizer steps."""
+    batch_size: Positive
+    """Images per optimizer step over all workers."""
+    workers: Positive
+    """Ray Train workers, one process each; batch_size must be a multiple."""
+    gpus_per_worker: Annotated[int, Field(ge=0)]
+    cpus_per_worker: Positive
+    """Processor cores of a worker; also its torch threads."""
+    learning_rate: NonNegative
+    backbone_multiplier: NonNegative
+    """Factor on the learning rate of the CLIP trunk."""
+    weight_decay: NonNegative
+    power: NonNegative
+    """Exponent of the polynomial decay of the learning rate."""
+    clip_gradients: NonNegative
+    """Largest global L2 norm of the gradient."""
+    amp: bool
+    """float16 autocast with loss scaling; needs a GPU."""
+    class_weight: NonNegative
+    mask_weight: NonNegative
+    dice_weight: NonNegative
+    no_object_weight: NonNegative
+    num_points: Positive
+    """Points per mask of the mask losses and the matcher."""
+    oversample_ratio: Annotated[float, Field(ge=1)]
+    importance_sample_ratio: Fraction
+    mask_aware_weight: NonNegative
+    """Weight of the mask-aware (ranking) loss; 0 leaves it out."""
+    rc_weight: NonNegative
+    """Weight of representation compensation; 0 leaves it out."""
+    rc_scales: tuple[Positive, ...]
+    """Pooling scales of representation compensation; inputs must be 32 x the largest wide."""
+    checkpoint_period: Positive
+    """Steps between checkpoints for resuming."""
+    checkpoints_kept: Positive
+    log_period: Positive
+    """Steps between progress lines and logged metrics."""
+
+
+class Evaluate(_Block):
+    """Inference and metrics."""
+
+    post_process_first: bool | None
+    """Resize masks (true) or class scores (false) to the image's size; null: true with panoptic output only."""
+    object_threshold: Fraction
+    """Smallest class probability of a panoptic segment."""
+    overlap_threshold: Fraction
+    """Smallest part of a segment's own area it must win."""
+    shuffle_vocabulary: bool
+    """Control: permute the class names, which an open-vocabulary model must not survive."""
+    max_images: Positive | None
+    """Evaluate the first so many images only; null takes all."""
+    overlays: Annotated[int, Field(ge=0)]
+    """Pictures drawn per benchmark."""
+
+
+class Tracking(_Block):
+    """MLflow."""
+
+    uri: str
+    """Tracking server; $MLFLOW_TRACKING_URI wins over it."""
+
+
+class Params(_Block):
+    """One experiment, or one of its variants."""
+
+    experiment: Name
+    """Name of the experiment; its files lie under results/{experiment}."""
+    seeds: tuple[int, ...]
+    benchmarks: tuple[str, ...]
+    """Benchmarks of the table, by their names in the catalog."""
+    data: Data
+    input: Input
+    clip: Clip
+    model: Model
+    train: Train
+    evaluate: Evaluate
+    tracking: Tracking
+    weights: str | None
+    """Evaluate this checkpoint instead of training; {experiment} and {seed} are filled in."""
+    variants: dict[Name, dict[str, Any]]
+    """Rows of the table: variant name to the keys that differ from the rest of this file."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Params:
+        for variant, overrides in self.variants.items():
+            for key in ("variants", "seeds", "experiment", "benchmarks", "data"):
+                if key in overrides:
+                    raise ValueError(f"variants.{variant}.{key}: a variant cannot change this key")
+        if self.train.batch_size % self.train.workers:
+            raise ValueError("train.batch_size: must be a multiple of train.workers")
+        if self.model.hidden_dim % 32 or self.model.hidden_dim % self.model.num_heads:
+            raise ValueError("model.hidden_dim: must be a multiple of 32 and of model.num_heads")
+        return self
+
+    def for_variant(self, variant: str) -> Params:
+        """Return these parameters with the overrides of `variant` applied and no variants left.
+
+        Raises:
+            ParamsError: there is no such variant, or its overrides are wrong.
+        """
+        if variant not in self.variants:
+            raise ParamsError(
+                f"variant {variant!r} is not in the parameters; known: {', '.join(self.variants)}"
+            )
+        values = self.model_dump(mode="python")
+        overrides = values.pop("variants")[variant]
+        merged = _merge(values, overrides) | {"variants": {}}
+        return parse_params(merged, source=f"variants.{variant}")
+
+
+def parse_params(values: Mapping[str, Any], *, source: str) -> Params:
+    """Check `values` against the shape of `params.yaml`.
+
+    Raises:
+        ParamsError: names `source` and the first wrong key, what was found and what is wanted.
+    """
+    try:
+        return Params.model_validate(_tuples(dict(values)))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise ParamsError(f"{source}: {_sentence(first, len(error.errors()))}") from None
+
+
+def load_params(path: Path | str, *overlays: Path | str) -> Params:
+    """Read a parameter file and lay others over it, key by key; lists are replaced.
+
+    Raises:
+        ParamsError: a file is missing or no YAML mapping, or a key or value is wrong.
+    """
+    values: dict[str, Any] = {}
+    for file in (path, *overlays):
+        values = _merge(values, _read_yaml(Path(file)))
+    params = parse_params(values, source=", ".join(str(file) for file in (path, *overlays)))
+    for variant in params.variants:
+        params.for_variant(variant)
+    return params
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise ParamsError(f"{path}: no such parameter file") from None
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ParamsError(f"{path}: expected keys and values, found {type(values).__name__}")
+    return values
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = copy.deepcopy(dict(base))
+    for key, value in over.items():
+        if key != "variants" and isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = _merge(merged[key], value)
+        else:
+            merged[key] = copy.deepcopy(value)
+    return merged
+
+
+def _tuples(value: Any) -> Any:
+    """Turn YAML's lists into tuples, which strict frozen models ask for."""
+    if isinstance(value, Mapping):
+        return {key: _tuples(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return tuple(_tuples(item) for item in value)
+    return value
+
+
+def _sentence(error: Mapping[str, Any], count: int) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    more = f" ({count - 1} more like this)" if count > 1 else ""
+    if error["type"] == "missing":
+        return f"key {key!r} is missing; add it{more}"
+    if error["type"] == "extra_forbidden":
+        return f"key {key!r} is not known; remove it or mend its spelling{more}"
+    if error["type"] == "value_error":
+        return f"{error['ctx']['error']}{more}"
+    return f"key {key!r} is {error['input']!r}: {error['msg'].lower()}{more}"
+
+
+def describe_keys() -> str:
+    """Return one line per key of `params.yaml`: its path and what it means."""
+    return "\n".join(_describe(Params, prefix=""))
+
+
+def _describe(block: type[BaseModel], prefix: str) -> list[str]:
+    lines = []
+    for name, field in block.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            lines += _describe(field.annotation, prefix=f"{prefix}{name}.")
+        else:
+            lines.append(f"{prefix}{name}: {field.description or name.replace('_', ' ')}")
+    return lines

@@ -1,0 +1,81 @@
+"""Parameter files: layered, typed, and refused with the file and the key when wrong."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from maftp.config import describe_keys, load_params
+from maftp.errors import ParamsError
+
+ROOT = Path(__file__).resolve().parent.parent
+DEFAULT = ROOT / "params.yaml"
+EXPERIMENTS = sorted((ROOT / "workflow" / "experiments").glob("*.yaml"))
+
+
+def overlay(tmp_path, text: str) -> Path:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
+def test_every_experiment_is_valid_and_named_after_its_file(file):
+    assert load_params(DEFAULT, file).experiment == file.stem
+
+
+def test_an_overlay_changes_its_keys_only(tmp_path):
+    before = load_params(DEFAULT)
+    after = load_params(DEFAULT, overlay(tmp_path, "train: {rc_weight: 0.2}"))
+    assert after.train.rc_weight == 0.2
+    assert after.model_copy(update={"train": before.train}) == before
+
+
+def test_variants_override_the_rest(tmp_path):
+    params = load_params(DEFAULT).for_variant("fcclip")
+    assert params.model.name == "fcclip"
+    assert params.model.num_queries == load_params(DEFAULT).model.num_queries
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("train: {iteratons: 5}", "'train.iteratons' is not known"),
+        ("train: {iterations: many}", "'train.iterations' is 'many'"),
+        ("train: {iterations: 0}", "'train.iterations' is 0"),
+        ("train: {batch_size: 3, workers: 2}", "train.batch_size: must be a multiple"),
+        ("model: {hidden_dim: 48}", "model.hidden_dim: must be a multiple of 32"),
+        ("variants: {maftp: {train: {rc_wait: 1}}}", "variants.maftp: key 'train.rc_wait'"),
+        ("variants: {maftp: {seeds: [1]}}", "variants.maftp.seeds: a variant cannot change"),
+        ("experiment: ../elsewhere", "'experiment' is '../elsewhere'"),
+        ("train: [", "not readable as YAML"),
+        ("just words", "expected keys and values"),
+    ],
+)
+def test_mistakes_name_the_key(tmp_path, text, sentence):
+    with pytest.raises(ParamsError, match=sentence.replace("[", r"\[")) as error:
+        load_params(DEFAULT, overlay(tmp_path, text))
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_key_is_named(tmp_path):
+    values = yaml.safe_load(DEFAULT.read_text())
+    del values["train"]["learning_rate"]
+    path = overlay(tmp_path, yaml.safe_dump(values))
+    with pytest.raises(ParamsError, match="'train.learning_rate' is missing"):
+        load_params(path)
+
+
+def test_a_missing_file_is_named():
+    with pytest.raises(ParamsError, match="nowhere.yaml: no such parameter file"):
+        load_params("nowhere.yaml")
+
+
+def test_an_unknown_variant_lists_the_known_ones():
+    with pytest.raises(ParamsError, match="known: maftp, fcclip"):
+        load_params(DEFAULT).for_variant("mft")
+
+
+def test_keys_are_described():
+    lines = describe_keys().splitlines()
+    assert any(line.startswith("train.rc_weight: Weight of representation") for line in lines)

@@ -1,0 +1,213 @@
+"""Detectron2 evaluators: from a model's output for an image to scores, and to pictures.
+
+`reset`, `process` and `evaluate` are Detectron2's; with several processes each sees its share of
+the images and `evaluate` adds the parts up in the first one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import add
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+from numpy.typing import NDArray
+
+from maftp.data.images import read_label, read_rgb
+from maftp.evaluation.panoptic import VOID, PanopticQuality, PanopticTruth, Segment
+from maftp.evaluation.semantic import ConfusionMatrix, percent
+from maftp.report.figures import NOTHING, Colour, Layer, draw_panel
+
+Item = Mapping[str, Any]
+"""One image of Detectron2's batched inputs."""
+
+
+class SemanticEvaluator(DatasetEvaluator):
+    """Scores `sem_seg` against the label files of `sem_seg_file_name`.
+
+    Args:
+        names: class names.
+        ignore_label: ground-truth value that is not scored.
+        seen: for each class whether training knew one of its names.
+    """
+
+    def __init__(self, *, names: Sequence[str], ignore_label: int, seen: Sequence[bool]) -> None:
+        self._names = list(names)
+        self._ignore_label = ignore_label
+        self._seen = list(seen)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all images."""
+        self.matrix = ConfusionMatrix(num_classes=len(self._names), ignore_label=self._ignore_label)
+
+    def process(self, inputs: Sequence[Item], outputs: Sequence[Mapping[str, Any]]) -> None:
+        """Add images; raises DataError for a label file that does not fit."""
+        for item, output in zip(inputs, outputs, strict=True):
+            source = Path(item["sem_seg_file_name"])
+            self.matrix.update(label_map(output), read_label(source), source=str(source))
+
+    def evaluate(self) -> dict[str, Any] | None:
+        """Return `scores` and `per_class` records, in percent; None but in the first process."""
+        parts = comm.gather(self.matrix)
+        if not comm.is_main_process():
+            return None
+        scores = reduce(add, parts).scores(self._seen)
+        per_class = [
+            {"id": index, "name": name, "seen": bool(self._seen[index])}
+            | {"IoU": percent(scores.iou[index]), "Acc": percent(scores.accuracy[index])}
+            for index, name in enumerate(self._names)
+        ]
+        return {"scores": scores.as_dict(), "per_class": per_class}
+
+
+class PanopticEvaluator(DatasetEvaluator):
+    """Scores `panoptic_seg` against a panoptic JSON and its PNGs.
+
+    Args:
+        truth: the ground truth.
+        seen: for each class whether training knew one of its names.
+        image_ids: the images to score; each needs a prediction.
+    """
+
+    def __init__(
+        self,
+        *,
+        truth: PanopticTruth,
+        seen: Sequence[bool],
+        image_ids: Sequence[str],
+    ) -> None:
+        self._truth = truth
+        self._category_ids = truth.category_ids
+        self._seen = dict(zip(self._category_ids, map(bool, seen), strict=True))
+        self._image_ids = list(image_ids)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all images."""
+        self.quality = PanopticQuality(categories=self._truth.categories)
+
+    def process(self, inputs: Sequence[Item], outputs: Sequence[Mapping[str, Any]]) -> None:
+        """Add images; raises DataError where prediction and ground truth do not fit."""
+        for item, output in zip(inputs, outputs, strict=True):
+            image_id = str(item["image_id"])
+            ids, segments = panoptic_map(output)
+            records = [
+                {"id": segment["id"], "category_id": self._category_ids[segment["category_id"]]}
+                for segment in segments
+            ]
+            wanted = self._truth.segments(image_id)
+            self.quality.update(ids, records, self._truth.ids(image_id), wanted, image_id=image_id)
+
+    def evaluate(self) -> dict[str, Any] | None:
+        """Return `scores` and `per_class` records, in percent; None but in the first process."""
+        parts = comm.gather(self.quality)
+        if not comm.is_main_process():
+            return None
+        scores = reduce(add, parts).scores(self._image_ids)
+        per_class = [
+            record | {"seen": self._seen.get(record["id"])} for record in scores.per_class()
+        ]
+        return {"scores": scores.as_dict(), "per_class": per_class}
+
+
+class OverlayDrawer(DatasetEvaluator):
+    """Draws image, ground truth and prediction of the first images side by side; scores nothing.
+
+    Args:
+        folder: where the PNGs go, named after the images.
+        count: pictures to draw.
+        names: class names.
+        colours: RGB 0..255 per class.
+        ignore_label: ground-truth value that is not painted (semantic).
+        truth: panoptic ground truth; None draws semantic label maps.
+    """
+
+    def __init__(
+        self,
+        *,
+        folder: Path,
+        count: int,
+        names: Sequence[str],
+        colours: Sequence[Colour],
+        ignore_label: int,
+        truth: PanopticTruth | None = None,
+    ) -> None:
+        self._folder = folder
+        self._count = count
+        self._names = names
+        self._colours = colours
+        self._ignore_label = ignore_label
+        self._truth = truth
+        category_ids = [] if truth is None else truth.category_ids
+        self._class_of = {category: index for index, category in enumerate(category_ids)}
+        self.reset()
+
+    def reset(self) -> None:
+        """Start again with the first picture."""
+        self._drawn = 0
+
+    def process(self, inputs: Sequence[Item], outputs: Sequence[Mapping[str, Any]]) -> None:
+        """Draw images until there are enough."""
+        for item, output in zip(inputs, outputs, strict=True):
+            if self._drawn >= self._count:
+                return
+            path = Path(item["file_name"])
+            layers = (
+                self._semantic(item, output)
+                if self._truth is None
+                else self._panoptic(item, output)
+            )
+            draw_panel(
+                self._folder / f"{path.stem}.png",
+                read_rgb(path, oriented=True),
+                layers,
+                names=self._names,
+                colours=self._colours,
+            )
+            self._drawn += 1
+
+    def evaluate(self) -> None:
+        """Return nothing: pictures are no scores."""
+
+    def _semantic(self, item: Item, output: Mapping[str, Any]) -> list[Layer]:
+        truth = read_label(Path(item["sem_seg_file_name"])).astype(np.int64)
+        truth[truth == self._ignore_label] = NOTHING
+        return [Layer("ground truth", truth), Layer("prediction", label_map(output))]
+
+    def _panoptic(self, item: Item, output: Mapping[str, Any]) -> list[Layer]:
+        assert self._truth is not None
+        image_id = str(item["image_id"])
+        true_ids = self._truth.ids(image_id)
+        true_classes = {
+            segment["id"]: self._class_of[segment["category_id"]]
+            for segment in self._truth.segments(image_id)
+        }
+        ids, segments = panoptic_map(output)
+        classes = {segment["id"]: segment["category_id"] for segment in segments}
+        return [
+            Layer("ground truth", _paint(true_ids, true_classes), true_ids),
+            Layer("prediction", _paint(ids, classes), ids),
+        ]
+
+
+def label_map(output: Mapping[str, Any]) -> NDArray[np.int64]:
+    """Return the best class of every pixel, (H, W), from `sem_seg` scores (K, H, W)."""
+    return output["sem_seg"].argmax(dim=0).cpu().numpy()
+
+
+def panoptic_map(output: Mapping[str, Any]) -> tuple[NDArray[np.integer], list[Segment]]:
+    """Return segment ids (H, W) and the records of `panoptic_seg`."""
+    ids, segments = output["panoptic_seg"]
+    return ids.cpu().numpy(), segments
+
+
+def _paint(ids: NDArray[np.integer], classes: Mapping[int, int]) -> NDArray[np.int64]:
+    """Replace segment ids by their class; VOID becomes `NOTHING`."""
+    values, inverse = np.unique(ids, return_inverse=True)
+    painted = [NOTHING if value == VOID else classes[value] for value in values.tolist()]
+    return np.array(painted)[inverse].reshape(ids.shape)

@@ -1,0 +1,120 @@
+"""Mask average precision by COCO's rules, over predicted masks alone.
+
+IoU 0.50 to 0.95 in steps of 0.05, 101 recall points, at most 100 detections per image, averaged
+over the categories that have ground truth; small, medium and large by the area of the mask. Boxes
+are not predicted, so there is no box AP.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from maftp.errors import DataError
+
+_SCORES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+
+
+@dataclass(frozen=True)
+class InstanceTruth:
+    """Ground truth of a data set; category ids are class indices, of the things alone."""
+
+    coco: COCO
+
+    @classmethod
+    def read(cls, path: Path) -> InstanceTruth:
+        """Read a COCO instance JSON.
+
+        Raises:
+            DataError: it is missing or no such JSON.
+        """
+        if not path.is_file():
+            raise DataError(f"{path}: no such file; convert the data set first")
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
+                return cls(COCO(str(path)))
+        except (ValueError, KeyError, TypeError, AssertionError) as error:
+            raise DataError(f"{path}: no COCO instance JSON ({error!r}); convert again") from None
+
+    @property
+    def category_ids(self) -> list[int]:
+        """Return the classes that have instances."""
+        return sorted(self.coco.getCatIds())
+
+
+class InstanceEvaluator(DatasetEvaluator):
+    """Scores `instances` (`pred_masks`, `scores`, `pred_classes`) against a COCO JSON.
+
+    Args:
+        truth: the ground truth.
+        image_ids: the images to score.
+    """
+
+    def __init__(self, *, truth: InstanceTruth, image_ids: Sequence[str | int]) -> None:
+        self._truth = truth.coco
+        self._image_ids = list(image_ids)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all images."""
+        self._detections: list[dict[str, Any]] = []
+
+    def process(
+        self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Add the detections of images."""
+        for item, output in zip(inputs, outputs, strict=True):
+            found = output["instances"].to("cpu")
+            masks = np.asfortranarray(found.pred_masks.bool().permute(1, 2, 0).numpy(), np.uint8)
+            for code, label, score in zip(
+                coco_mask.encode(masks),
+                found.pred_classes.tolist(),
+                found.scores.tolist(),
+                strict=True,
+            ):
+                self._detections.append(
+                    {
+                        "image_id": item["image_id"],
+                        "category_id": label,
+                        "segmentation": code,
+                        "score": score,
+                    }
+                )
+
+    def evaluate(self) -> dict[str, Any] | None:
+        """Return `scores` in percent (None without ground truth); None but in the first process."""
+        parts = comm.gather(self._detections)
+        if not comm.is_main_process():
+            return None
+        detections = [detection for part in parts for detection in part]
+        scores: dict[str, Any] = dict(zip(_SCORES, self._precision(detections), strict=True))
+        return {"scores": scores | {"images": len(self._image_ids)}, "per_class": []}
+
+    def _precision(self, detections: list[dict[str, Any]]) -> list[float | None]:
+        with contextlib.redirect_stdout(io.StringIO()):
+            found = self._truth.loadRes(detections) if detections else _without_annotations()
+            evaluation = COCOeval(self._truth, found, "segm")
+            evaluation.params.imgIds = self._image_ids
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+        return [None if value < 0 else 100 * float(value) for value in evaluation.stats[:6]]
+
+
+def _without_annotations() -> COCO:
+    """Return empty results, which `loadRes` cannot make."""
+    empty = COCO()
+    empty.dataset = {"images": [], "annotations": [], "categories": []}
+    empty.createIndex()
+    return empty

@@ -1,0 +1,205 @@
+"""One model on one benchmark: predictions, scores, pictures, and where they come from.
+
+Follows the open-vocabulary protocol of MAFT+ (ECCV 2024): each benchmark has its own vocabulary,
+one image at a time at the size of its file, no test-time augmentation.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+from detectron2.data import build_detection_test_loader
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
+
+from maftp.config import Params
+from maftp.data.catalog import Catalog
+from maftp.data.mapper import TestMapper
+from maftp.errors import DataError, MaftpError
+from maftp.evaluation.control import reorder_embeddings, shuffled_order
+from maftp.evaluation.subject import Subject, class_names, load_subject
+from maftp.files import atomic_path, sha256, write_json
+from maftp.modeling.build import build_model
+from maftp.modeling.checkpoint import load_weights
+from maftp.modeling.segmenter import Segmenter
+from maftp.modeling.text_classifier import TextEmbeddings
+from maftp.progress import track
+
+_PACKAGES = ("torch", "numpy", "pillow", "open_clip_torch", "timm", "detectron2")
+
+
+def evaluate(
+    params: Params,
+    *,
+    variant: str,
+    seed: int,
+    benchmark: str,
+    weights: Path,
+    catalog: Catalog,
+    root: Path,
+    out: Path,
+    overlays_dir: Path | None = None,
+    embeddings: Path | None = None,
+    device: str | None = None,
+) -> dict[str, Any]:
+    """Score a checkpoint on a benchmark; write the result and pictures.
+
+    Args:
+        params: parameters of the variant (`Params.for_variant`).
+        variant: its name, for the record.
+        seed: of the training, for the record.
+        benchmark: name in the catalog.
+        weights: checkpoint of the model, released or own.
+        catalog: describes the benchmark.
+        root: datasets root.
+        out: JSON file to write.
+        overlays_dir: folder of pictures to write (`params.evaluate.overlays` of them), or None.
+        embeddings: cached text embeddings of the benchmark's vocabulary; None computes them.
+        device: torch device; None takes a GPU when there is one.
+
+    Returns:
+        What the JSON file holds; scores are percentages.
+
+    Raises:
+        DataError: images, labels or vocabulary are missing or damaged.
+        CheckpointError: the weights are missing, damaged or of another model.
+    """
+    training = class_names(catalog.dataset(params.data.train), root).names
+    subject = load_subject(benchmark, params=params, catalog=catalog, root=root, training=training)
+    model = _load_model(params, weights, training)
+    model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+    _set_classes(model, subject, embeddings, shuffle=params.evaluate.shuffle_vocabulary)
+    scorer = subject.scorer()
+    with _whole_folder(overlays_dir) as folder:
+        evaluators: list[DatasetEvaluator] = [scorer]
+        if folder is not None:
+            evaluators.append(subject.drawer(folder, params.evaluate.overlays))
+        loader = build_detection_test_loader(
+            dataset=subject.records,
+            mapper=_Deferred(TestMapper.from_params(params)),
+            num_workers=params.data.workers,
+        )
+        seconds = _run(model, track(loader, benchmark), DatasetEvaluators(evaluators))
+    scores = scorer.evaluate()
+    if scores is None:
+        raise RuntimeError("results are written by the first process only")
+    result = {
+        "experiment": params.experiment,
+        "variant": variant,
+        "seed": seed,
+        "benchmark": benchmark,
+        "metric": subject.metric,
+        "mode": _mode(model),
+        "shuffled_vocabulary": params.evaluate.shuffle_vocabulary,
+        "max_images": params.evaluate.max_images,
+        **scores,
+        "speed": _speed(seconds, len(subject.records)),
+        "provenance": _provenance(params, subject, weights, model.device),
+    }
+    write_json(out, result)
+    return result
+
+
+def _load_model(params: Params, weights: Path, training: Sequence[str]) -> Segmenter:
+    model = build_model(params, num_training_classes=len(training), load_clip=None, teacher=False)
+    load_weights(model, weights)
+    model.set_training_vocabulary(training)
+    return model
+
+
+def _set_classes(
+    model: Segmenter, subject: Subject, embeddings: Path | None, *, shuffle: bool
+) -> None:
+    """Give the model the benchmark's classes; `shuffle` describes each by another one's names.
+
+    Panoptic output follows the benchmark, not the training set: with it on, semantic scores would
+    be computed in the other order of resizing and summing.
+    """
+    text = None if embeddings is None else TextEmbeddings.load(embeddings)
+    names = subject.names
+    if text is not None and text.names != tuple(names):
+        raise DataError(f"{embeddings}: not the names of {subject.name}; remove it and embed again")
+    if shuffle:
+        order = shuffled_order(len(names))
+        names = [names[index] for index in order]
+        text = None if text is None else reorder_embeddings(text, order)
+    model.set_test_vocabulary(names, things=subject.things, embeddings=text)
+    model.panoptic_on = subject.metric != "semantic"
+    model.instance_on = subject.metric == "instance"
+
+
+@torch.inference_mode()
+def _run(model: Segmenter, batches: Iterable[list[Any]], evaluators: DatasetEvaluators) -> float:
+    """Predict and score every image; return the seconds it took."""
+    start = time.monotonic()
+    evaluators.reset()
+    for batch in batches:
+        for item in batch:
+            if isinstance(item, MaftpError):
+                raise item
+        evaluators.process(batch, model(batch))
+    return time.monotonic() - start
+
+
+class _Deferred:
+    """Hands a user's mistake on as the item; loader processes would wrap it in a traceback."""
+
+    def __init__(self, mapper: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        self._mapper = mapper
+
+    def __call__(self, record: dict[str, Any]) -> dict[str, Any] | MaftpError:
+        try:
+            return self._mapper(record)
+        except MaftpError as error:
+            return error
+
+
+@contextmanager
+def _whole_folder(path: Path | None) -> Iterator[Path | None]:
+    """Yield a folder that takes the place of `path` when all went well."""
+    if path is None:
+        yield None
+        return
+    with atomic_path(path) as temporary:
+        temporary.mkdir()
+        yield temporary
+
+
+def _mode(model: Segmenter) -> str:
+    """Name the order of resizing and summing, which moves semantic scores slightly."""
+    first = model.inference.post_process_first
+    if first is None:
+        first = model.panoptic_on or model.instance_on
+    return "combined" if first else "semantic-only"
+
+
+def _speed(seconds: float, num_images: int) -> dict[str, float]:
+    """Return time and peak memory; `ru_maxrss` counts KiB, on macOS bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "seconds": round(seconds, 3),
+        "images_per_second": round(num_images / seconds, 3),
+        "peak_memory_mb": round(peak / (1e6 if sys.platform == "darwin" else 1e6 / 1024), 1),
+    }
+
+
+def _provenance(
+    params: Params, subject: Subject, weights: Path, device: torch.device
+) -> dict[str, Any]:
+    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {
+        "dataset": subject.name,
+        "catalog": params.data.catalog or "official",
+        "vocabulary_sha256": subject.vocabulary.digest,
+        "weights_sha256": sha256(weights),
+        "device": str(device),
+        "versions": versions | {"opencv": cv2.__version__, "python": sys.version.split()[0]},
+    }

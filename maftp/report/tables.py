@@ -1,0 +1,232 @@
+"""The table of results: a row per experiment, variant and seed; means over seeds for people.
+
+Two definitions of mIoU are in use (see `maftp.evaluation.semantic`): the plain benchmark columns
+hold protocol (b), the mean over the classes of the ground truth; the columns ending in "(a)" divide
+by the number of classes in ground truth or prediction. All scores are percentages.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from maftp.errors import MaftpError
+from maftp.files import atomic_path
+
+SEMANTIC = ("A-847", "A-150", "PC-459", "PC-59", "PAS-20")
+PANOPTIC = "ADE-panoptic"
+KEYS = ["experiment", "variant", "seed"]
+QUALITIES = ["PQ", "SQ", "RQ"]
+TRAINING = ["trainable_parameters", "training_seconds", "peak_memory_mb"]
+FULL_SCALE = ("maftp_base", "maftp_large", "fcclip_base", "fcclip_large")
+"""How the names of experiments begin that run on the official data with the paper's recipe."""
+
+_PROTOCOL = "mIoU (b): mean over classes in ground truth"
+_UNION = " (a)"
+_INTRODUCTION = """\
+All scores are percentages. mIoU is protocol (b), the mean over the classes that occur in the ground
+truth. Protocol (a), where the sum is divided by the number of classes in truth or prediction,
+stands in a table of its own. The two differ where classes are predicted that never occur, as in
+PC-459: a comparison with a published number has to know which protocol it is. PQ, SQ and RQ are
+panoptic quality on the A-150 scenes. With several seeds: mean ± standard deviation.
+"""
+_NOT_COMPARABLE = (
+    "These are scores of the {experiment} experiment, which is not the paper's: its images or its "
+    "models are others, and the benchmarks have only their names and their formats in common. "
+    "**They are not comparable with the numbers of the paper.**"
+)
+
+
+def experiment_table(
+    run_dirs: Sequence[Path], *, benchmarks: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """Gather the results of runs into the rows of `table.csv`.
+
+    Args:
+        run_dirs: folders `{experiment}/{variant}/seed{seed}`; the rows keep their order.
+        benchmarks: the benchmarks to show, which every run must have; None takes what is there.
+
+    Raises:
+        MaftpError: a result is missing or damaged, or a folder has another name.
+    """
+    return _ordered(pd.DataFrame([_row(Path(run), benchmarks) for run in run_dirs]))
+
+
+def write_table(
+    table: pd.DataFrame, csv: Path, markdown: Path, *, baseline: str = "fcclip"
+) -> None:
+    """Write a table as CSV, rounded to two decimals, and as Markdown with means over seeds.
+
+    Args:
+        table: what `experiment_table` returns.
+        csv: path of the CSV.
+        markdown: path of the text for people.
+        baseline: variant against which differences are given.
+    """
+    text = _markdown(table, baseline)
+    with atomic_path(csv) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.2f", lineterminator="\n")
+    with atomic_path(markdown) as temporary:
+        temporary.write_text(text)
+
+
+def merge_tables(
+    csvs: Sequence[Path], out_csv: Path, out_markdown: Path, *, baseline: str = "fcclip"
+) -> None:
+    """Write the union of the tables of several experiments; rows keep the order of `csvs`.
+
+    Raises:
+        MaftpError: a table is missing or damaged, or two of them hold the same run.
+    """
+    table = _ordered(pd.concat([_read(Path(csv)) for csv in csvs], ignore_index=True))
+    if (twice := table[table.duplicated(KEYS)]).size:
+        run = "/".join(str(value) for value in twice.iloc[0][KEYS])
+        raise MaftpError(f"{run} stands in two tables; name each table once")
+    write_table(table, out_csv, out_markdown, baseline=baseline)
+
+
+def _row(run: Path, benchmarks: Sequence[str] | None) -> dict[str, Any]:
+    run = run.absolute()
+    experiment, variant, seed = run.parts[-3:]
+    if not (seed.startswith("seed") and seed[4:].isdigit()):
+        raise MaftpError(f"{run}: no run folder; its name must be experiment/variant/seed<number>")
+    row: dict[str, Any] = {"experiment": experiment, "variant": variant, "seed": int(seed[4:])}
+    files = sorted((run / "evaluation").glob("*.json"))
+    if benchmarks is not None:
+        files = [run / "evaluation" / f"{benchmark}.json" for benchmark in benchmarks]
+    for file in files:
+        row |= _scores(file)
+    manifest = run / "manifest.json"
+    if manifest.exists():
+        content = _read_json(manifest)
+        row |= {key: content.get(key) for key in TRAINING}
+    return row
+
+
+def _scores(file: Path) -> dict[str, float | None]:
+    """Return the columns of one benchmark."""
+    result, benchmark = _read_json(file), file.stem
+    try:
+        scores = result["scores"]
+        if result["metric"] == "semantic":
+            return {benchmark: scores["mIoU_b"], benchmark + _UNION: scores["mIoU_a"]}
+        prefix = "" if benchmark == PANOPTIC else f"{benchmark} "
+        return {prefix + quality: scores[quality] for quality in QUALITIES}
+    except (KeyError, TypeError):
+        raise MaftpError(
+            f"{file}: no result of an evaluation; delete it and evaluate again"
+        ) from None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise MaftpError(f"{path}: no such result; evaluate the run first") from None
+    except ValueError as error:
+        raise MaftpError(f"{path}: not readable as JSON ({error}); make it again") from None
+
+
+def _read(csv: Path) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(
+            csv, dtype={"experiment": str, "variant": str}, keep_default_na=False, na_values=[""]
+        )
+    except FileNotFoundError:
+        raise MaftpError(f"{csv}: no such table; make it first") from None
+    except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
+        raise MaftpError(f"{csv}: no table ({error}); make it again") from None
+    if missing := [key for key in KEYS if key not in table]:
+        raise MaftpError(f"{csv}: column {missing[0]} is missing; make the table again")
+    return table
+
+
+def _ordered(table: pd.DataFrame) -> pd.DataFrame:
+    """Put the columns in their fixed order, add missing ones, give each its type."""
+    fixed = [*KEYS, *SEMANTIC, *QUALITIES]
+    union = [name + _UNION for name in SEMANTIC]
+    known = {*fixed, *TRAINING, *union, "protocol"}
+    others = sorted((str(name) for name in table.columns if name not in known), key=_extra_order)
+    extra = [column for column in others if not column.endswith(_UNION)]
+    union += [column for column in others if column.endswith(_UNION)]
+    table = table.reindex(columns=[*fixed, *TRAINING, *extra, *union, "protocol"])
+    types: dict[str, Any] = {name: "float64" for name in table.columns if name not in KEYS}
+    types |= {"seed": "int64", "trainable_parameters": "Int64", "protocol": "object"}
+    return table.assign(protocol=_PROTOCOL).astype(types)
+
+
+def _extra_order(column: str) -> tuple[str, int]:
+    """Sort benchmarks by name, and the qualities of one benchmark as PQ, SQ, RQ."""
+    benchmark, _, quality = column.rpartition(" ")
+    if quality in QUALITIES:
+        return benchmark, QUALITIES.index(quality)
+    return column, 0
+
+
+def _markdown(table: pd.DataFrame, baseline: str) -> str:
+    parts = ["# Results\n", _INTRODUCTION]
+    for experiment, rows in table.groupby("experiment", sort=False):
+        parts.append(f"## {experiment}\n")
+        if not str(experiment).startswith(FULL_SCALE):
+            parts.append(_NOT_COMPARABLE.format(experiment=experiment) + "\n")
+        parts.append(_text(_summary(rows, baseline)) + "\n")
+        parts.append(
+            "mIoU in protocol (a), divided by the classes of ground truth or prediction:\n"
+        )
+        union = {name + _UNION: name + _UNION for name in SEMANTIC}
+        parts.append(_text(_benchmarks(rows, union, baseline)) + "\n")
+    return "\n".join(parts)
+
+
+def _summary(rows: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """Return the main table of an experiment, one row per variant, as text."""
+    plain = {name: f"{name} (b)" if name == "PC-459" else name for name in SEMANTIC}
+    summary = _benchmarks(rows, plain, baseline)
+    first, last = (rows.columns.get_loc(name) for name in (TRAINING[-1], SEMANTIC[0] + _UNION))
+    extra = list(rows.columns[first + 1 : last])
+    groups = rows.groupby("variant", sort=False)
+    for column in [*QUALITIES, *extra]:
+        summary[column] = [_mean_text(group[column]) for _, group in groups]
+    for column, title, unit in (
+        ("trainable_parameters", "trainable parameters (M)", 1e6),
+        ("training_seconds", "training (min)", 60),
+        ("peak_memory_mb", "peak memory (GB)", 1000),
+    ):
+        values = [(group[column].astype(float) / unit).mean() for _, group in groups]
+        summary[title] = ["" if pd.isna(value) else f"{value:.2f}" for value in values]
+    return summary
+
+
+def _benchmarks(rows: pd.DataFrame, titles: dict[str, str], baseline: str) -> pd.DataFrame:
+    """Return scores per variant with their mean, and what that is above the baseline's."""
+    groups = rows.groupby("variant", sort=False)
+    means = {variant: group[list(titles)].mean(axis=1, skipna=False) for variant, group in groups}
+    table = pd.DataFrame({"variant": list(groups.groups)})
+    table["seeds"] = [str(len(group)) for _, group in groups]
+    for column, title in titles.items():
+        table[title] = [_mean_text(group[column]) for _, group in groups]
+    table["mean of five"] = [_mean_text(means[variant]) for variant in table["variant"]]
+    if baseline in means:
+        gains = [means[variant].mean() - means[baseline].mean() for variant in table["variant"]]
+        table[f"above {baseline}"] = [
+            "" if pd.isna(gain) or variant == baseline else f"{gain:+.2f}"
+            for variant, gain in zip(table["variant"], gains, strict=True)
+        ]
+    return table
+
+
+def _mean_text(values: pd.Series) -> str:
+    values = values.dropna()
+    if values.empty:
+        return ""
+    spread = f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else ""
+    return f"{values.mean():.2f}{spread}"
+
+
+def _text(table: pd.DataFrame) -> str:
+    align = ["left"] + ["right"] * (len(table.columns) - 1)
+    return table.to_markdown(index=False, disable_numparse=True, colalign=align)

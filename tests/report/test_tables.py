@@ -1,0 +1,159 @@
+"""Tables from result files: columns, order, protocols, means over seeds, what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from maftp.errors import MaftpError
+from maftp.report.tables import experiment_table, merge_tables, write_table
+
+BENCHMARKS = ["A-847", "A-150", "PC-459", "PC-59", "PAS-20", "ADE-panoptic"]
+COLUMNS = [
+    *["experiment", "variant", "seed", "A-847", "A-150", "PC-459", "PC-59", "PAS-20"],
+    *["PQ", "SQ", "RQ"],
+    *["trainable_parameters", "training_seconds", "peak_memory_mb"],
+    *["A-847 (a)", "A-150 (a)", "PC-459 (a)", "PC-59 (a)", "PAS-20 (a)", "protocol"],
+]
+
+
+def make_run(root: Path, run: str, score: float, *, trained: bool = True) -> Path:
+    """Write a run whose every mIoU (b) is `score`, mIoU (a) half of it, PQ a tenth."""
+    folder = root / run
+    (folder / "evaluation").mkdir(parents=True)
+    for benchmark in BENCHMARKS:
+        semantic = benchmark != "ADE-panoptic"
+        scores = {"mIoU_a": score / 2, "mIoU_b": score}
+        if not semantic:
+            scores = {"PQ": score / 10, "SQ": 70.0, "RQ": 30.0}
+        result = {"metric": "semantic" if semantic else "panoptic", "scores": scores}
+        (folder / "evaluation" / f"{benchmark}.json").write_text(json.dumps(result))
+    if trained:
+        manifest = {"trainable_parameters": 1234567, "training_seconds": 90, "peak_memory_mb": 1500}
+        (folder / "manifest.json").write_text(json.dumps(manifest | {"commit": "0"}))
+    return folder
+
+
+def write(table: pd.DataFrame, folder: Path) -> tuple[str, str]:
+    write_table(table, folder / "table.csv", folder / "table.md")
+    return (folder / "table.csv").read_text(), (folder / "table.md").read_text()
+
+
+def rows_of(markdown: str) -> list[list[str]]:
+    lines = [line for line in markdown.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_csv_has_the_fixed_columns_and_two_decimals(tmp_path: Path):
+    runs = [
+        make_run(tmp_path, "miniature/maftp/seed0", 30.456),
+        make_run(tmp_path, "miniature/shuffled/seed0", 3, trained=False),
+    ]
+    csv, _ = write(experiment_table(runs, benchmarks=BENCHMARKS), tmp_path)
+    lines = csv.splitlines()
+    assert lines[0].split(",") == COLUMNS
+    protocol = "mIoU (b): mean over classes in ground truth"
+    assert lines[1] == (
+        "miniature,maftp,0,30.46,30.46,30.46,30.46,30.46,3.05,70.00,30.00,"
+        f"1234567,90.00,1500.00,15.23,15.23,15.23,15.23,15.23,{protocol}"
+    )
+    assert lines[2] == (
+        "miniature,shuffled,0,3.00,3.00,3.00,3.00,3.00,0.30,70.00,30.00,"
+        f",,,1.50,1.50,1.50,1.50,1.50,{protocol}"
+    )
+
+
+def test_further_benchmarks_come_after_the_fixed_ones(tmp_path: Path):
+    run = make_run(tmp_path, "a/b/seed1", 10)
+    for name in ("PAS-21", "COCO-panoptic"):
+        source = "A-150" if name == "PAS-21" else "ADE-panoptic"
+        text = (run / "evaluation" / f"{source}.json").read_text()
+        (run / "evaluation" / f"{name}.json").write_text(text)
+    columns = list(experiment_table([run]).columns)
+    extra = ["COCO-panoptic PQ", "COCO-panoptic SQ", "COCO-panoptic RQ", "PAS-21"]
+    assert columns[11:15] == extra
+    assert columns[15:21] == [*COLUMNS[11:16], "PAS-21 (a)"]
+    assert columns[-3:] == COLUMNS[-3:]
+
+
+def test_markdown_averages_seeds_and_compares_with_the_baseline(tmp_path: Path):
+    runs = [
+        make_run(tmp_path, "miniature/maftp/seed0", 30),
+        make_run(tmp_path, "miniature/maftp/seed1", 34),
+        make_run(tmp_path, "miniature/fcclip/seed0", 25),
+    ]
+    _, markdown = write(experiment_table(runs), tmp_path)
+    table = rows_of(markdown)
+    head, maftp, fcclip = table[0], table[2], table[3]
+    assert head[:2] == ["variant", "seeds"] and "PC-459 (b)" in head
+    # seeds 30 and 34: mean 32, sample deviation sqrt((4 + 4) / 1) = 2.83; 32 - 25 = +7
+    assert maftp[head.index("mean of five")] == maftp[2] == "32.00 ± 2.83"
+    assert maftp[head.index("above fcclip")] == "+7.00"
+    assert (fcclip[2], fcclip[head.index("above fcclip")]) == ("25.00", "")
+    assert maftp[-3:] == ["1.23", "1.50", "1.50"]  # million parameters, minutes, gigabytes
+    union = table[4:]
+    assert "PC-459 (a)" in union[0]
+    assert union[2][2] == "16.00 ± 1.41"
+
+
+def test_only_full_scale_experiments_may_be_compared_with_the_paper(tmp_path: Path):
+    runs = [make_run(tmp_path, f"{name}/maftp/seed0", 30) for name in ("miniature", "samples")]
+    _, small = write(experiment_table(runs), tmp_path)
+    assert small.count("not comparable with the numbers of the paper") == 2
+    assert "scores of the samples experiment" in small
+    full = [make_run(tmp_path, "maftp_large/maftp/seed0", 30)]
+    assert "not comparable" not in write(experiment_table(full), tmp_path)[1]
+
+
+def test_mean_of_five_needs_all_five(tmp_path: Path):
+    run = make_run(tmp_path, "samples/maftp/seed0", 30)
+    (run / "evaluation" / "PC-59.json").unlink()
+    _, markdown = write(experiment_table([run]), tmp_path)
+    head, _, row = rows_of(markdown)[:3]
+    assert row[head.index("mean of five")] == row[head.index("PC-59")] == ""
+
+
+def test_merging_gives_the_same_as_one_table(tmp_path: Path):
+    runs = [
+        make_run(tmp_path, "miniature/maftp/seed0", 31.237),
+        make_run(tmp_path, "samples/maftp/seed0", 2, trained=False),
+    ]
+    extra = (runs[1] / "evaluation" / "A-150.json").read_text()
+    (runs[1] / "evaluation" / "PAS-21.json").write_text(extra)
+    whole = write(experiment_table(runs), tmp_path / "whole")
+    for index, run in enumerate(runs):
+        write(experiment_table([run]), tmp_path / str(index))
+    csvs = [tmp_path / "0" / "table.csv", tmp_path / "1" / "table.csv"]
+    merge_tables(csvs, tmp_path / "table.csv", tmp_path / "table.md")
+    assert (tmp_path / "table.csv").read_text() == whole[0]
+    assert rows_of((tmp_path / "table.md").read_text()) == rows_of(whole[1])
+    with pytest.raises(MaftpError, match="miniature/maftp/0 stands in two tables"):
+        merge_tables([csvs[0], csvs[0]], tmp_path / "table.csv", tmp_path / "table.md")
+
+
+def test_what_is_refused(tmp_path: Path):
+    run = make_run(tmp_path, "miniature/maftp/seed0", 1)
+    with pytest.raises(MaftpError, match=r"PAS-21\.json: no such result; evaluate"):
+        experiment_table([run], benchmarks=["PAS-21"])
+    (run / "evaluation" / "A-150.json").write_text("{}")
+    with pytest.raises(MaftpError, match=r"A-150\.json: no result of an evaluation"):
+        experiment_table([run])
+    (run / "evaluation" / "A-150.json").write_text("{")
+    with pytest.raises(MaftpError, match=r"A-150\.json: not readable as JSON"):
+        experiment_table([run])
+    with pytest.raises(MaftpError, match="no run folder"):
+        experiment_table([tmp_path])
+    with pytest.raises(MaftpError, match=r"gone\.csv: no such table"):
+        merge_tables([tmp_path / "gone.csv"], tmp_path / "a.csv", tmp_path / "a.md")
+    assert not (tmp_path / "a.csv").exists()
+
+
+def test_a_score_that_is_not_defined_is_an_empty_cell(tmp_path: Path):
+    run = make_run(tmp_path, "miniature/maftp/seed0", 1)
+    result = {"metric": "semantic", "scores": {"mIoU_a": None, "mIoU_b": None}}
+    (run / "evaluation" / "A-847.json").write_text(json.dumps(result))
+    csv, _ = write(experiment_table([run]), tmp_path)
+    assert csv.splitlines()[1].startswith("miniature,maftp,0,,1.00")

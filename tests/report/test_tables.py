@@ -74,7 +74,7 @@ def test_further_benchmarks_come_after_the_fixed_ones(tmp_path: Path):
         (run / "evaluation" / f"{name}.json").write_text(text)
     columns = list(experiment_table([run]).columns)
     extra = ["COCO-panoptic PQ", "COCO-panoptic SQ", "COCO-panoptic RQ", "PAS-21"]
-    assert columns[11:15] == extra
+    assert columns[14:18] == extra
     assert columns[15:21] == [*COLUMNS[11:16], "PAS-21 (a)"]
     assert columns[-3:] == COLUMNS[-3:]
 

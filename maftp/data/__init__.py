@@ -1,0 +1,1 @@
+"""From archives to batches: catalog, download, conversion, vocabularies, mappers and loaders."""

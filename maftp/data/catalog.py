@@ -1,0 +1,266 @@
+"""The catalog of sources, datasets and benchmarks: `sources.yaml`, typed, with overlays.
+
+`load_catalog` reads it, `register` makes its datasets known to Detectron2. A new benchmark is an
+entry in the catalog, a vocabulary and at most one converter.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from maftp.errors import DataError
+
+_OF_ONE_FILE = ("mirrors", "megabytes", "bytes", "sha256", "sha1", "md5")
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Source(_Entry):
+    """One file to obtain; the keys are explained at the top of `sources.yaml`."""
+
+    title: str
+    url: str | None = None
+    mirrors: tuple[str, ...] = ()
+    file: str = Field(pattern=r"^[^/\\]+$")
+    megabytes: int | None = None
+    bytes: int | None = None
+    sha256: str | None = None
+    sha1: str | None = None
+    md5: str | None = None
+    licence: str
+    note: str = ""
+    registration: str | None = None
+    unpack: str | None = None
+    nested: tuple[str, ...] = ()
+    place: str | None = None
+    makes: tuple[str, ...]
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Addresses in the order in which they are tried; empty when registration is needed."""
+        return ((self.url,) if self.url else ()) + self.mirrors
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Published digests by the name of their algorithm."""
+        found = {"sha256": self.sha256, "sha1": self.sha1, "md5": self.md5}
+        return {name: digest.lower() for name, digest in found.items() if digest}
+
+    @model_validator(mode="after")
+    def _check(self) -> Source:
+        if not self.urls and self.registration is None:
+            raise ValueError("needs a url, or the address where one registers")
+        if (self.unpack is None) == (self.place is None):
+            raise ValueError("needs either unpack or place")
+        return self
+
+
+class Split(_Entry):
+    """Images and labels of one part of a dataset; paths are relative to the datasets root."""
+
+    name: str
+    count: int = Field(ge=0)
+    images: str
+    labels: str | None = None
+    panoptic: str | None = None
+    annotations: str | None = None
+    raw: dict[str, str] = {}
+    absent: tuple[int, ...] | None = None
+
+
+class Dataset(_Entry):
+    """What one converter makes out of its sources."""
+
+    title: str
+    sources: tuple[str, ...]
+    converter: str
+    kind: Literal["semantic", "panoptic", "instance"]
+    vocabulary: str
+    keep_row_zero: bool = False
+    classes: int = Field(gt=0)
+    ignore_label: int
+    label_suffix: Literal[".png", ".tif"] = ".png"
+    evaluator_type: str = "sem_seg"
+    id_table: str | None = None
+    id_table_sha256: str | None = None
+    splits: dict[str, Split]
+
+
+class Benchmark(_Entry):
+    """A split and how it is scored."""
+
+    dataset: str
+    split: str
+    metric: Literal["semantic", "panoptic", "instance"]
+    optional: bool = False
+
+
+class Catalog(_Entry):
+    """Everything that can be downloaded, converted and scored."""
+
+    sources: dict[str, Source]
+    datasets: dict[str, Dataset]
+    benchmarks: dict[str, Benchmark]
+    weights: dict[str, Source] = {}
+
+    @model_validator(mode="after")
+    def _check(self) -> Catalog:
+        for name, dataset in self.datasets.items():
+            for source in dataset.sources:
+                if source not in self.sources:
+                    raise ValueError(f"datasets.{name}.sources: there is no source {source!r}")
+        taken: set[str] = set()
+        for split in (split for entry in self.datasets.values() for split in entry.splits.values()):
+            if split.name in taken:
+                raise ValueError(f"datasets: name {split.name!r} is taken by another split")
+            taken.add(split.name)
+        for name, benchmark in self.benchmarks.items():
+            dataset = self.datasets.get(benchmark.dataset)
+            if dataset is None or benchmark.split not in dataset.splits:
+                found = f"{benchmark.dataset}, {benchmark.split}"
+                raise ValueError(f"benchmarks.{name}: there is no such dataset and split ({found})")
+        return self
+
+    def dataset(self, name: str) -> Dataset:
+        """Return a dataset by name.
+
+        Raises:
+            DataError: there is none; names those there are.
+        """
+        return _pick(self.datasets, name, "dataset")
+
+    def source(self, name: str) -> Source:
+        """Return a source, or weights, by name.
+
+        Raises:
+            DataError: there is none; names those there are.
+        """
+        return _pick({**self.sources, **self.weights}, name, "source")
+
+    def benchmark(self, name: str) -> Benchmark:
+        """Return a benchmark by name.
+
+        Raises:
+            DataError: there is none; names those there are.
+        """
+        return _pick(self.benchmarks, name, "benchmark")
+
+    def source_of_vocabulary(self, stem: str) -> str:
+        """Return the name of the source of a vocabulary.
+
+        Raises:
+            DataError: no source makes that vocabulary.
+        """
+        made = f"vocabularies/{stem}_with_prompt_eng.txt"
+        for name, source in self.sources.items():
+            if made in source.makes:
+                return name
+        raise DataError(f"vocabulary {stem!r}: no source of the catalog makes {made}; add one")
+
+
+def load_catalog(overlay: Path | str | None = None) -> Catalog:
+    """Read the catalog of the package and lay `overlay` over it, key by key.
+
+    Raises:
+        DataError: the overlay is missing or wrong; names the file and the key.
+    """
+    values = copy.deepcopy(_packaged())
+    if overlay is None:
+        return Catalog.model_validate(values)
+    overlay = Path(overlay)
+    over = _read_overlay(overlay)
+    for name, source in _section(over, "sources").items():
+        _forget(values["sources"].get(name), source, trigger="url", keys=_OF_ONE_FILE)
+    for name, dataset in _section(over, "datasets").items():
+        base = values["datasets"].get(name)
+        _forget(base, dataset, trigger="classes", keys=("id_table_sha256",))
+        known = (base or {}).get("splits", {})
+        for split, entry in (dataset.get("splits") or {}).items():
+            _forget(known.get(split), entry, trigger="count", keys=("absent",))
+    try:
+        return Catalog.model_validate(_merge(values, over))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"])
+        reason = first["ctx"]["error"] if first["type"] == "value_error" else first["msg"].lower()
+        raise DataError(f"{overlay}: {key or 'catalog'}: {reason}") from None
+
+
+def register(catalog: Catalog, root: Path) -> None:
+    """Make every dataset of `catalog` known to Detectron2; records are listed when asked for.
+
+    Calling it again, also with another root, replaces what it registered before.
+    """
+    from maftp.data.records import register_split  # Detectron2 only where it is used
+
+    for name, dataset in catalog.datasets.items():
+        for split, entry in dataset.splits.items():
+            if entry.count:
+                register_split(name, dataset, split, root=Path(root))
+
+
+@cache
+def _packaged() -> dict[str, Any]:
+    return yaml.safe_load(resources.files("maftp.data").joinpath("sources.yaml").read_text())
+
+
+def _read_overlay(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text()
+        values = yaml.safe_load(text)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such catalog; make it, or set data.catalog to null") from None
+    except (OSError, yaml.YAMLError) as error:
+        raise DataError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise DataError(f"{path}: expected keys and values, found {type(values).__name__}")
+    for section in ("sources", "datasets", "benchmarks", "weights"):
+        if not all(isinstance(entry, dict) for entry in _section(values, section).values()):
+            raise DataError(f"{path}: {section}: expected a mapping of keys in every entry")
+    here = quote(str(path.resolve().parent))
+    for entry in (*_section(values, "sources").values(), *_section(values, "weights").values()):
+        if isinstance(entry.get("url"), str):
+            entry["url"] = entry["url"].replace("{here}", here)
+        if isinstance(entry.get("mirrors"), list):
+            entry["mirrors"] = [str(mirror).replace("{here}", here) for mirror in entry["mirrors"]]
+    return values
+
+
+def _section(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return values.get(name) or {}
+
+
+def _forget(
+    base: dict[str, Any] | None, over: Mapping[str, Any], *, trigger: str, keys: tuple[str, ...]
+) -> None:
+    """Drop from `base` what described the thing that `over` replaces."""
+    if base is not None and trigger in over and over[trigger] != base.get(trigger):
+        for key in keys:
+            base.pop(key, None)
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = copy.deepcopy(dict(base))
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = _merge(merged[key], value)
+        elif not (value is None and isinstance(merged.get(key), Mapping)):
+            merged[key] = copy.deepcopy(value)
+    return merged
+
+
+def _pick(entries: Mapping[str, Any], name: str, what: str) -> Any:
+    if name not in entries:
+        raise DataError(f"{what} {name!r} is not in the catalog; known: {', '.join(entries)}")
+    return entries[name]

@@ -1,0 +1,222 @@
+"""COCO: stuff-and-thing pixel maps to COCO-Stuff classes, panoptic PNGs to their semantic form.
+
+Pixel maps hold category id - 1; eleven of the 182 ids have no annotation. The class is the rank of
+the id in the vocabulary, whose row index is the category id.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from maftp.data.convert.driver import (
+    Conversion,
+    Made,
+    Outcome,
+    SemanticStep,
+    Task,
+    image_tasks,
+    map_values,
+    prepare_folder,
+    run_tasks,
+)
+from maftp.data.images import read_label, segment_ids
+from maftp.data.pairing import list_stems, pair
+from maftp.data.vocabulary import Vocabulary
+from maftp.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+IGNORE = 255
+REMOVED_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91)
+"""COCO-Stuff category ids without any annotation."""
+_LAST_ID = 182
+_REFUSED = 254
+
+
+def stuff_table(category_ids: Sequence[int]) -> np.ndarray:
+    """Return the class of every value 0..255 of a pixel map, (256,) u8.
+
+    Args:
+        category_ids: ids of the classes in ascending order; official: 171 of 1..182.
+
+    255 is ignored. So are the values of removed ids and of 182..254, which should not occur. The
+    value of an id that the vocabulary lacks has entry 254, which no class has.
+
+    Raises:
+        DataError: ids are not ascending or not COCO-Stuff's.
+    """
+    ids = list(category_ids)
+    possible = set(range(1, _LAST_ID + 1)) - set(REMOVED_IDS)
+    if ids != sorted(set(ids)) or not possible.issuperset(ids):
+        raise DataError(
+            "vocabulary coco_stuff: row indices must be COCO-Stuff category ids in ascending order;"
+            " use the published list"
+        )
+    table = np.full(256, IGNORE, np.uint8)
+    table[[i - 1 for i in possible]] = _REFUSED
+    table[[i - 1 for i in ids]] = np.arange(len(ids), dtype=np.uint8)
+    return table
+
+
+def stuff_classes(raw: np.ndarray, table: np.ndarray, path: Path) -> Made:
+    """Map a pixel map to classes and count the pixels whose value should not occur.
+
+    Args:
+        raw: (H, W) u8.
+        table: from `stuff_table`.
+        path: file of `raw`, for errors.
+
+    Raises:
+        DataError: a value belongs to a category that the vocabulary lacks.
+    """
+    label = map_values(raw, table, path, refused=_REFUSED)
+    unexpected = int(np.count_nonzero(label == IGNORE)) - int(np.count_nonzero(raw == IGNORE))
+    return label, unexpected
+
+
+def convert_stuff(conversion: Conversion) -> Outcome:
+    """Write the label maps of a COCO-Stuff split.
+
+    Raises:
+        DataError: images and maps do not pair up, or a file is damaged or not as described.
+    """
+    table = stuff_table([category.row for category in conversion.vocabulary.categories])
+    tasks = image_tasks(conversion, conversion.labels, conversion.raw("labels"), suffix=".png")
+    step = SemanticStep(partial(_make_stuff, table=table), len(conversion.vocabulary), IGNORE)
+    results = run_tasks(step, tasks, workers=conversion.workers, description=conversion.name)
+    odd = sum(result.odd for result in results)
+    if odd:
+        logger.warning(
+            "%s: %d pixels of categories without annotations ignored", conversion.name, odd
+        )
+    return Outcome(results)
+
+
+def _make_stuff(task: Task, *, table: np.ndarray) -> Made:
+    assert task.raw is not None
+    return stuff_classes(read_label(task.raw, modes=("L", "P")), table, task.raw)
+
+
+@dataclass(frozen=True, slots=True)
+class PanopticFile:
+    """A panoptic JSON: categories in the order of their ids, annotations by image stem."""
+
+    categories: list[dict[str, Any]]
+    annotations: dict[str, dict[str, Any]]
+
+
+def read_panoptic_json(path: Path) -> PanopticFile:
+    """Read a panoptic JSON in COCO's format.
+
+    Raises:
+        DataError: the file is missing, no JSON, or lacks a field.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+        categories = sorted(content["categories"], key=lambda category: category["id"])
+        annotations = {Path(entry["file_name"]).stem: entry for entry in content["annotations"]}
+        for entry in annotations.values():
+            for segment in entry["segments_info"]:
+                _ = segment["id"], segment["category_id"], segment["iscrowd"]
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; obtain and unpack its archive first") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path}: not a panoptic annotation file ({type(error).__name__}: {error}); delete it"
+            " and unpack its archive again"
+        ) from None
+    return PanopticFile(categories, annotations)
+
+
+def check_categories(
+    categories: Sequence[dict[str, Any]], vocabulary: Vocabulary, path: Path
+) -> None:
+    """Check that the category ids, ascending, are the row indices of the vocabulary.
+
+    Raises:
+        DataError: names the first difference.
+    """
+    ids = [category["id"] for category in categories]
+    rows = [category.row for category in vocabulary.categories]
+    if ids != rows:
+        odd = sorted(set(ids) ^ set(rows))
+        what = f"id {odd[0]} is in only one of them" if odd else "the order differs"
+        raise DataError(
+            f"{path}: {len(ids)} categories do not match the {len(rows)} classes of the vocabulary"
+            f" ({what}); use the vocabulary of this data set"
+        )
+
+
+def panoptic_to_semantic(
+    ids: np.ndarray, segments: Sequence[dict[str, Any]], ranks: dict[int, int], path: Path
+) -> np.ndarray:
+    """Return the semantic form of a panoptic label map, (H, W) u8, 255 where no segment is.
+
+    Args:
+        ids: (H, W) segment ids, 0 = void.
+        segments: `id` and `category_id` of every segment; crowd counts as any other.
+        ranks: category id to class index.
+        path: file of `ids`, for errors.
+
+    Raises:
+        DataError: ids in the map and in the list differ, or a category is unknown.
+    """
+    classes = {0: IGNORE}
+    for segment in segments:
+        if segment["category_id"] not in ranks:
+            raise DataError(
+                f"{path}: segment {segment['id']} has the unknown category"
+                f" {segment['category_id']}; use images and annotations of one release"
+            )
+        classes[segment["id"]] = ranks[segment["category_id"]]
+    known = np.array(sorted(classes), ids.dtype)
+    position = np.searchsorted(known, ids)
+    position[position == len(known)] = 0
+    counts = np.bincount(position.ravel(), minlength=len(known))
+    absent = [int(i) for i in known[counts == 0] if i]
+    if absent or not np.array_equal(known[position], ids):
+        what = f"listed segment {absent[0]} has no pixel" if absent else "an id is not listed"
+        raise DataError(f"{path}: {what} in the annotations; unpack both from one archive again")
+    return np.array([classes[int(i)] for i in known], np.uint8)[position]
+
+
+def convert_panoptic(conversion: Conversion) -> Outcome:
+    """Check the panoptic PNGs of a split against their JSON and write their semantic form.
+
+    Raises:
+        DataError: images, PNGs and annotations do not pair up, or a file is damaged or wrong.
+    """
+    found = read_panoptic_json(conversion.annotations)
+    check_categories(found.categories, conversion.vocabulary, conversion.annotations)
+    stems = list_stems(conversion.images, ".jpg")
+    pair(stems, list_stems(conversion.panoptic, ".png"), conversion.images, conversion.panoptic)
+    pair(stems, found.annotations, conversion.images, conversion.annotations)
+    prepare_folder(conversion.labels)
+    tasks = [
+        Task(
+            stem,
+            conversion.images / f"{stem}.jpg",
+            conversion.labels / f"{stem}.png",
+            conversion.panoptic / f"{stem}.png",
+            found.annotations[stem]["segments_info"],
+        )
+        for stem in stems
+    ]
+    ranks = {category["id"]: rank for rank, category in enumerate(found.categories)}
+    step = SemanticStep(partial(_make_semantic, ranks=ranks), len(ranks), IGNORE)
+    results = run_tasks(step, tasks, workers=conversion.workers, description=conversion.name)
+    return Outcome(results, categories=found.categories)
+
+
+def _make_semantic(task: Task, *, ranks: dict[int, int]) -> Made:
+    assert task.raw is not None
+    ids = segment_ids(read_label(task.raw, modes=("RGB",)))
+    return panoptic_to_semantic(ids, task.records, ranks, task.raw), 0

@@ -1,0 +1,268 @@
+"""PASCAL-Context: 59 classes from PASCAL in Detail, 459 from the LabelMap files.
+
+Both use the validation images of PASCAL in Detail (5,104 of VOC 2010); the two annotations come
+from different files and need not agree pixel by pixel.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from functools import partial
+from json.decoder import WHITESPACE  # type: ignore[attr-defined]
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.io
+from pycocotools import mask as coco_mask
+
+from maftp.data.convert.driver import (
+    Conversion,
+    Made,
+    Outcome,
+    SemanticStep,
+    Task,
+    finished_tasks,
+    map_values,
+    prepare_folder,
+    run_tasks,
+)
+from maftp.data.convert.pascal_voc import link_images
+from maftp.errors import DataError
+
+IGNORE_59 = 255
+IGNORE_459 = 65535
+_REFUSED_59 = 254
+_REFUSED_459 = 65534
+
+CONTEXT_59_IDS = (
+    2, 9, 18, 19, 22, 23, 25, 31, 33, 34, 44, 45, 46, 59, 65, 68, 72, 80, 85, 98, 104, 105, 113,
+    115, 144, 158, 159, 162, 187, 189, 207, 220, 232, 258, 259, 260, 284, 295, 296, 308, 324, 326,
+    347, 349, 354, 355, 360, 366, 368, 397, 415, 416, 420, 424, 427, 440, 445, 454, 458,
+)  # fmt: skip
+"""Ids of the 59 classes among the 459, ascending."""
+
+
+def context_59_table(classes: int) -> np.ndarray:
+    """Return the class of every id 0..458, (459,) u8: rank among the first `classes` of the 59 ids.
+
+    0, no annotation, is ignored. Any other id has entry 254, which no class has.
+
+    Raises:
+        DataError: there are more than 59 classes.
+    """
+    if classes > len(CONTEXT_59_IDS):
+        raise DataError(f"vocabulary pascal_ctx_59: {classes} classes, at most 59 are possible")
+    table = np.full(max(CONTEXT_59_IDS) + 1, _REFUSED_59, np.uint8)
+    table[0] = IGNORE_59
+    table[list(CONTEXT_59_IDS[:classes])] = np.arange(classes, dtype=np.uint8)
+    return table
+
+
+def paint_segments(
+    height: int, width: int, records: Sequence[tuple[int, dict[str, Any]]], path: Path
+) -> np.ndarray:
+    """Paint category ids over each other in file order, crowd included, on a canvas of 0.
+
+    Args:
+        height: of the canvas.
+        width: of the canvas.
+        records: (category id, compressed RLE) in file order.
+        path: file of the records, for errors.
+
+    Returns:
+        (H, W) u16.
+
+    Raises:
+        DataError: a segmentation is no RLE of that size.
+    """
+    canvas = np.zeros((height, width), np.uint16)
+    for category, segmentation in records:
+        if not isinstance(segmentation, dict) or segmentation.get("size") != [height, width]:
+            raise DataError(
+                f"{path}: a segmentation is no run-length code of {height} x {width} pixels;"
+                " obtain the file again"
+            )
+        canvas[coco_mask.decode(segmentation).view(bool)] = category
+    return canvas
+
+
+def context_459_table(classes: int) -> np.ndarray:
+    """Return the class of every LabelMap value 0..classes, (classes + 1,) u16; 0 is ignored."""
+    table = np.arange(-1, classes, dtype=np.int64)
+    table[0] = IGNORE_459
+    return table.astype(np.uint16)
+
+
+def read_label_map(path: Path) -> np.ndarray:
+    """Read `LabelMap` (H, W) u16 of a .mat file.
+
+    Raises:
+        DataError: the file is missing or damaged, or the variable is missing or of another type.
+    """
+    try:
+        with open(path, "rb") as file:
+            content = scipy.io.loadmat(file, variable_names=["LabelMap"])
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such label map; unpack its archive again") from None
+    except Exception as error:  # scipy raises whatever the damaged bytes lead it to
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(
+            f"{path}: damaged or cut short ({reason}); unpack its archive again"
+        ) from None
+    label = content.get("LabelMap")
+    if label is None:
+        raise DataError(f"{path}: variable LabelMap is missing; unpack its archive again")
+    if label.dtype != np.uint16 or label.ndim != 2:
+        raise DataError(f"{path}: LabelMap is {label.dtype}, expected uint16 with 2 axes")
+    return label
+
+
+def convert_59(conversion: Conversion) -> Outcome:
+    """Write the label maps of PC-59.
+
+    Raises:
+        DataError: a file is missing, damaged or not as described.
+    """
+    classes = len(conversion.vocabulary)
+    table = context_59_table(classes)
+    tasks = finished_tasks(conversion) or _tasks_59(conversion)
+    step = SemanticStep(partial(_make_59, table=table), classes, IGNORE_59)
+    return Outcome(run_tasks(step, tasks, workers=conversion.workers, description=conversion.name))
+
+
+def convert_459(conversion: Conversion) -> Outcome:
+    """Write the label maps of PC-459.
+
+    Raises:
+        DataError: a file is missing, damaged or not as described.
+    """
+    classes = len(conversion.vocabulary)
+    tasks = finished_tasks(conversion) or _tasks_459(conversion)
+    step = SemanticStep(partial(_make_459, table=context_459_table(classes)), classes, IGNORE_459)
+    return Outcome(run_tasks(step, tasks, workers=conversion.workers, description=conversion.name))
+
+
+def iterate_array(path: Path, key: str) -> Iterator[Any]:
+    """Yield the elements of the top-level array `key` of a JSON object, one at a time.
+
+    Decoded at once, the file of 590 MB would take several GB.
+
+    Raises:
+        DataError: the file is missing or no JSON object.
+    """
+    try:
+        text = path.read_text()
+        yield from _elements(text, key)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; obtain it first") from None
+    except (OSError, ValueError, IndexError) as error:
+        raise DataError(
+            f"{path}: damaged or cut short ({error}); delete it and obtain it again"
+        ) from None
+
+
+def _elements(text: str, wanted: str) -> Iterator[Any]:
+    decode = json.JSONDecoder().raw_decode
+    position = _skip(text, 0, "{")
+    while text[position] != "}":
+        key, position = decode(text, position)
+        position = _skip(text, position, ":")
+        if text[position] == "[":
+            position = _skip(text, position, "[")
+            while text[position] != "]":
+                element, position = decode(text, position)
+                if key == wanted:
+                    yield element
+                position = _next(text, position, "]")
+            position = _next(text, position + 1, "}")
+        else:
+            _, position = decode(text, position)
+            position = _next(text, position, "}")
+
+
+def _skip(text: str, position: int, mark: str) -> int:
+    position = WHITESPACE.match(text, position).end()
+    if text[position] != mark:
+        raise ValueError(f"expected {mark!r} at character {position}")
+    return WHITESPACE.match(text, position + 1).end()
+
+
+def _next(text: str, position: int, end: str) -> int:
+    """Return the position after a comma, or of `end`."""
+    position = WHITESPACE.match(text, position).end()
+    return position if text[position] == end else _skip(text, position, ",")
+
+
+def _validation_images(conversion: Conversion) -> dict[int, dict[str, Any]]:
+    images = {}
+    path = conversion.raw("records")
+    for image in iterate_array(path, "images"):
+        if _field(image, "phase", path) == "val":
+            images[_field(image, "image_id", path)] = image
+    if not images:
+        raise DataError(f"{path}: no image of phase 'val'; obtain the file again")
+    return images
+
+
+def _field(record: dict[str, Any], key: str, path: Path) -> Any:
+    if key not in record:
+        raise DataError(f"{path}: a record lacks {key!r}; obtain the file again")
+    return record[key]
+
+
+def _tasks_59(conversion: Conversion) -> list[Task]:
+    path = conversion.raw("records")
+    images = _validation_images(conversion)  # a pass of its own: only their segments are kept
+    segments: dict[int, list[tuple[int, dict[str, Any]]]] = {}
+    for record in iterate_array(path, "annos_segmentation"):
+        image_id = _field(record, "image_id", path)
+        if image_id in images:
+            entry = _field(record, "category_id", path), _field(record, "segmentation", path)
+            segments.setdefault(image_id, []).append(entry)
+    tasks = []
+    for image_id, image in images.items():
+        stem = Path(_field(image, "file_name", path)).stem
+        size = _field(image, "height", path), _field(image, "width", path)
+        tasks.append(_task(conversion, stem, path, (*size, segments.get(image_id, []))))
+    return _linked(conversion, tasks)
+
+
+def _tasks_459(conversion: Conversion) -> list[Task]:
+    path = conversion.raw("records")
+    stems = [
+        Path(_field(image, "file_name", path)).stem
+        for image in _validation_images(conversion).values()
+    ]
+    folder = conversion.raw("labels")
+    return _linked(
+        conversion, [_task(conversion, stem, folder / f"{stem}.mat", None) for stem in stems]
+    )
+
+
+def _task(conversion: Conversion, stem: str, raw: Path, records: Any) -> Task:
+    label = conversion.labels / f"{stem}{conversion.dataset.label_suffix}"
+    return Task(stem, conversion.images / f"{stem}.jpg", label, raw, records)
+
+
+def _linked(conversion: Conversion, tasks: list[Task]) -> list[Task]:
+    tasks = sorted(tasks, key=lambda task: task.stem)
+    link_images([task.stem for task in tasks], conversion.raw("images"), conversion.images)
+    prepare_folder(conversion.labels)
+    return tasks
+
+
+def _make_59(task: Task, *, table: np.ndarray) -> Made:
+    if task.raw is None:
+        raise DataError(f"{task.label}: damaged; delete it and convert again")
+    height, width, records = task.records
+    where = Path(f"{task.raw} ({task.stem})")
+    canvas = paint_segments(height, width, records, where)
+    return map_values(canvas, table, where, refused=_REFUSED_59), 0
+
+
+def _make_459(task: Task, *, table: np.ndarray) -> Made:
+    if task.raw is None:
+        raise DataError(f"{task.label}: damaged; delete it and convert again")
+    return map_values(read_label_map(task.raw), table, task.raw, refused=_REFUSED_459), 0

@@ -1,0 +1,37 @@
+"""Where things lie below the datasets root."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def datasets_root(configured: str | None) -> Path:
+    """Return the absolute root: the configured one, $DETECTRON2_DATASETS, or ./datasets."""
+    chosen = configured or os.environ.get("DETECTRON2_DATASETS") or "datasets"
+    return Path(chosen).expanduser().resolve()
+
+
+def archives_dir(root: Path) -> Path:
+    """Return the folder of downloaded files."""
+    return root / "archives"
+
+
+def stamp_path(root: Path, source: str) -> Path:
+    """Return the file that says that a source is in place."""
+    return archives_dir(root) / f"{source}.unpacked.json"
+
+
+def vocabulary_path(root: Path, stem: str) -> Path:
+    """Return the file of class names."""
+    return root / "vocabularies" / f"{stem}_with_prompt_eng.txt"
+
+
+def manifest_path(root: Path, dataset: str) -> Path:
+    """Return the file that says what a conversion made; written last."""
+    return root / "manifests" / f"{dataset}.json"
+
+
+def index_path(root: Path, dataset: str, split: str) -> Path:
+    """Return the table of a split's images: stem, width, height, trainable."""
+    return root / "manifests" / f"{dataset}_{split}.csv"

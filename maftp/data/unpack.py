@@ -1,0 +1,202 @@
+"""Unpack archives safely and wholly: beside their target first, then moved into it.
+
+Absolute paths, `..`, links out of the target and devices are refused, whatever an archive says.
+"""
+
+from __future__ import annotations
+
+import errno
+import lzma
+import os
+import shutil
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from maftp.data.catalog import Catalog, Source
+from maftp.data.download import check_space, registration_message, verify
+from maftp.data.images import link_or_copy
+from maftp.data.layout import archives_dir, stamp_path
+from maftp.data.lock import locked
+from maftp.errors import DataError, DownloadError
+from maftp.files import write_json
+from maftp.progress import track
+
+_DAMAGED = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    EOFError,
+    zlib.error,
+    lzma.LZMAError,
+    RuntimeError,  # zipfile: encrypted, or packed by an unknown method
+)
+
+
+def unpack_source(name: str, catalog: Catalog, root: Path) -> Path:
+    """Put a downloaded source in its place below `root` and return the stamp that says so.
+
+    When there is no archive and the user has put its contents in place, only the stamp is written.
+
+    Raises:
+        DownloadError: the archive is missing, damaged or not the one of the catalog.
+        DataError: the archive holds something else than the catalog says, or unsafe members.
+    """
+    source = catalog.source(name)
+    archive = archives_dir(root) / source.file
+    stamp = stamp_path(root, name)
+    with locked(archives_dir(root) / f".{name}.lock"):
+        if not archive.exists() and in_place(source, root):
+            write_json(stamp, {"source": name, "sha256": None, "makes": list(source.makes)})
+            return stamp
+        if not archive.exists():
+            hint = f"download it first (maftp download {name})"
+            missing = registration_message(source, archive) if source.registration else hint
+            raise DownloadError(f"{archive}: no such file; {missing}")
+        digest = verify(source, archive)
+        _remove_other_version(name, source, root, digest)
+        if source.place is not None:
+            link_or_copy(archive, root / source.place)
+        else:
+            unpack(archive, root / str(source.unpack), nested=source.nested)
+        if not in_place(source, root):
+            lacking = [path for path in source.makes if not (root / path).exists()]
+            raise DataError(f"{archive}: no {lacking[0]} came out of it; download it again")
+        write_json(stamp, {"source": name, "sha256": digest, "makes": list(source.makes)})
+    return stamp
+
+
+def in_place(source: Source, root: Path) -> bool:
+    """Tell whether everything that a source makes is there."""
+    return all((root / path).exists() for path in source.makes)
+
+
+def unpack(archive: Path, target: Path, *, nested: Sequence[str] = ()) -> int:
+    """Unpack a .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz into `target`; return the number of files.
+
+    Args:
+        archive: the archive; its kind is told from its contents.
+        target: made when missing; files of the same name are replaced, others stay.
+        nested: archives inside the archive, by their path in it, unpacked into `target` as well.
+
+    Raises:
+        DownloadError: the archive is missing, damaged or cut short.
+        DataError: a member is unsafe.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    scratch = target / f".{archive.name}.unpack"
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        scratch.mkdir()
+        count = _extract(archive, scratch)
+        for inner in nested:
+            path = scratch / inner
+            if not path.is_file():
+                raise DataError(f"{archive}: no {inner} in it; download it again")
+            count += _extract(path, scratch) - 1
+            path.unlink()
+        _move_into(scratch, target)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DownloadError(
+                f"{archive}: the disk is full; make room and unpack it again"
+            ) from None
+        raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return count
+
+
+def _extract(archive: Path, scratch: Path) -> int:
+    try:
+        if zipfile.is_zipfile(archive):
+            return _extract_zip(archive, scratch)
+        return _extract_tar(archive, scratch)
+    except FileNotFoundError:
+        raise DownloadError(f"{archive}: no such file; download it first") from None
+    except tarfile.FilterError as error:
+        raise _unsafe(archive, error.tarinfo.name, "would be written outside the target") from None
+    except _DAMAGED as error:
+        reason = str(error).partition("\n")[0].rstrip(":") or type(error).__name__
+        raise DownloadError(
+            f"{archive}: damaged or cut short ({reason}); delete it and download it again"
+        ) from None
+
+
+def _extract_zip(archive: Path, scratch: Path) -> int:
+    with zipfile.ZipFile(archive) as file:
+        members = [member for member in file.infolist() if not member.is_dir()]
+        for member in members:
+            _check_name(archive, member.filename)
+            kind = stat.S_IFMT(member.external_attr >> 16)
+            if kind not in (0, stat.S_IFREG):
+                raise _unsafe(archive, member.filename, "is a link or a device")
+        check_space(scratch, sum(member.file_size for member in members), archive.name)
+        for member in track(members, f"unpack {archive.name}"):
+            file.extract(member, scratch)
+    return len(members)
+
+
+def _extract_tar(archive: Path, scratch: Path) -> int:
+    with tarfile.open(archive) as file:
+        check_space(scratch, archive.stat().st_size, archive.name)
+        count = 0
+        for member in track(file, f"unpack {archive.name}"):
+            _check_name(archive, member.name)
+            if member.issym() or member.islnk():
+                base = PurePosixPath(member.name).parent if member.issym() else PurePosixPath()
+                if _leaves(base / member.linkname) or member.linkname.startswith("/"):
+                    raise _unsafe(archive, member.name, f"links to {member.linkname!r}")
+            elif not (member.isfile() or member.isdir()):
+                raise _unsafe(archive, member.name, "is a device or a pipe")
+            file.extract(member, scratch, filter="data")
+            count += not member.isdir()
+    return count
+
+
+def _check_name(archive: Path, name: str) -> None:
+    if name.startswith(("/", "\\")) or "\\" in name or name[1:2] == ":":
+        raise _unsafe(archive, name, "has an absolute path")
+    if ".." in PurePosixPath(name).parts:
+        raise _unsafe(archive, name, "would be written outside the target")
+
+
+def _leaves(path: PurePosixPath) -> bool:
+    """Tell whether a relative path climbs out of where it starts."""
+    depth = 0
+    for part in path.parts:
+        depth += -1 if part == ".." else 1
+        if depth < 0:
+            return True
+    return False
+
+
+def _unsafe(archive: Path, member: str, what: str) -> DataError:
+    return DataError(f"{archive}: member {member!r} {what}; do not use this archive")
+
+
+def _move_into(scratch: Path, target: Path) -> None:
+    """Move everything in `scratch` into `target`; folders that both have are merged."""
+    for entry in sorted(scratch.iterdir()):
+        place = target / entry.name
+        try:
+            os.replace(entry, place)
+        except OSError:  # a folder with something in it, perhaps made by another archive just now
+            if not (entry.is_dir() and place.is_dir()):
+                raise
+            _move_into(entry, place)
+
+
+def _remove_other_version(name: str, source: Source, root: Path, digest: str) -> None:
+    """Remove what another version of the archive was unpacked to, so that none of it stays."""
+    state = archives_dir(root) / f".{name}.sha256"
+    if state.exists() and state.read_text() != digest:
+        for path in source.makes:
+            place = root / path
+            if place.is_dir():
+                shutil.rmtree(place)
+            else:
+                place.unlink(missing_ok=True)
+    state.write_text(digest)

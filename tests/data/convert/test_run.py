@@ -1,0 +1,244 @@
+"""Every dataset from official-format archives to manifests, by the calls of the commands."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from maftp.data.catalog import load_catalog
+from maftp.data.convert.run import CONVERTERS, convert
+from maftp.data.download import fetch
+from maftp.data.layout import archives_dir, manifest_path
+from maftp.data.unpack import unpack_source
+from maftp.errors import DataError
+
+DATASETS = sorted(load_catalog().datasets)
+
+
+def obtain(catalog, root, dataset):
+    for source in catalog.datasets[dataset].sources:
+        fetch(catalog.sources[source], archives_dir(root))
+        unpack_source(source, catalog, root)
+
+
+def prepared(overlay, root, dataset):
+    catalog = load_catalog(overlay)
+    obtain(catalog, root, dataset)
+    return catalog
+
+
+def tree(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix != ".lock"
+    }
+
+
+def read(path):
+    return np.asarray(Image.open(path))
+
+
+def test_every_dataset_has_a_converter():
+    catalog = load_catalog()
+    assert {dataset.converter for dataset in catalog.datasets.values()} == set(CONVERTERS)
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_converting_twice_changes_nothing(dataset, overlay, tmp_path):
+    root = tmp_path / "root"
+    catalog = prepared(overlay, root, dataset)
+    manifest = convert(dataset, catalog, root, workers=1)
+    before = tree(root)
+    times = {path: path.stat().st_mtime_ns for path in root.rglob("*.png")}
+    assert convert(dataset, catalog, root, workers=1) == manifest
+    assert tree(root) == before
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("*.png")} == times
+    content = json.loads(manifest.read_text())
+    assert content["classes"] == catalog.datasets[dataset].classes
+    for split, entry in catalog.datasets[dataset].splits.items():
+        assert content["splits"][split]["images"] == entry.count
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_a_ready_tree_needs_no_raw_labels(dataset, overlay, tmp_path):
+    """Whoever has converted data points to them: nothing is made again."""
+    root = tmp_path / "root"
+    catalog = prepared(overlay, root, dataset)
+    convert(dataset, catalog, root, workers=1)
+    before = json.loads(manifest_path(root, dataset).read_text())
+    shutil.rmtree(root / "manifests")
+    shutil.rmtree(root / "archives")
+    entry = catalog.datasets[dataset]
+    raw = {path for split in entry.splits.values() for path in split.raw.values()}
+    for path in raw:
+        place = root / path
+        shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
+    convert(dataset, catalog, root, workers=1)
+    assert json.loads(manifest_path(root, dataset).read_text()) == before
+
+
+@pytest.mark.parametrize(
+    "dataset", ["coco_stuff", "ade20k_panoptic", "ade20k_847", "pascal_ctx_59"]
+)
+def test_a_deleted_or_damaged_output_alone_is_made_again(dataset, overlay, tmp_path):
+    root = tmp_path / "root"
+    catalog = prepared(overlay, root, dataset)
+    convert(dataset, catalog, root, workers=1)
+    before = tree(root)
+    split = catalog.datasets[dataset].splits
+    entry = split["train" if "train" in split else "val"]
+    outputs = sorted((root / (entry.labels or entry.panoptic)).glob("[!.]*"))
+    others = {path: path.stat().st_mtime_ns for path in outputs[1:]}
+    outputs[0].unlink()
+    (outputs[0].parent / f".{outputs[0].name}.99.part").write_bytes(b"left by a killed run")
+    convert(dataset, catalog, root, workers=1)
+    assert tree(root) == before
+    assert {path: path.stat().st_mtime_ns for path in outputs[1:]} == others
+
+
+def test_a_damaged_output_is_made_again(overlay, tmp_path):
+    root = tmp_path / "root"
+    catalog = prepared(overlay, root, "coco_stuff")
+    convert("coco_stuff", catalog, root, workers=1)
+    before = tree(root)
+    output = root / "coco/stuffthingmaps_detectron2/train2017/000000000002.png"
+    output.write_bytes(output.read_bytes()[:50])
+    convert("coco_stuff", catalog, root, workers=1)
+    assert tree(root) == before
+
+
+@pytest.mark.slow
+def test_many_processes_give_the_same(overlay, tmp_path, monkeypatch):
+    monkeypatch.setattr("maftp.data.convert.driver._TASKS_WORTH_A_PROCESS", 1)
+    trees = []
+    for workers in (1, 2):
+        root = tmp_path / f"root{workers}"
+        catalog = prepared(overlay, root, "ade20k_847")
+        convert("ade20k_847", catalog, root, workers=workers)
+        trees.append(tree(root / "manifests") | tree(root / "ade"))
+    assert trees[0] == trees[1]
+
+
+def test_another_version_of_the_archives_is_converted_anew(make_world, tmp_path):
+    """Images of the first world must not stay beside those of the second."""
+    fresh, reused = tmp_path / "fresh", tmp_path / "reused"
+    first = make_world(tmp_path / "served", seed=0)
+    for dataset in ("ade20k_847", "pascal_voc_20", "ade20k_panoptic"):
+        convert(dataset, prepared(first, reused, dataset), reused, workers=1)
+    second = make_world(tmp_path / "served", seed=1)
+    for archive in archives_dir(reused).glob("[!.]*"):
+        archive.unlink()  # a workflow removes outputs before their job runs
+    for dataset in ("ade20k_847", "pascal_voc_20", "ade20k_panoptic"):
+        for root in (fresh, reused):
+            convert(dataset, prepared(second, root, dataset), root, workers=1)
+    for folder in ("ade", "VOCdevkit"):
+        assert tree(fresh / folder) == tree(reused / folder)
+
+
+def test_images_and_labels_of_other_names_do_not_pair(overlay, tmp_path):
+    root = tmp_path / "root"
+    catalog = prepared(overlay, root, "coco_stuff")
+    maps = root / "coco/stuffthingmaps/train2017"
+    os.rename(maps / "000000000001.png", maps / "000000000009.png")
+    with pytest.raises(DataError, match=r"'000000000001', which .*train2017 has"):
+        convert("coco_stuff", catalog, root, workers=1)
+    assert not manifest_path(root, "coco_stuff").exists()
+
+
+def test_a_label_without_an_image_fails(overlay, tmp_path):
+    root = tmp_path / "root"
+    catalog = prepared(overlay, root, "pascal_ctx_59")
+    labels = root / "VOCdevkit/VOC2010/annotations_detectron2_ovs/pc59_val"
+    labels.mkdir(parents=True)
+    (labels / "2011_000001.png").write_bytes(b"of another list")
+    with pytest.raises(
+        DataError, match="nothing for '2011_000001'.*1 such differences in 2 images"
+    ):
+        convert("pascal_ctx_59", catalog, root, workers=1)
+    (labels / "2011_000001.png").unlink()
+    convert("pascal_ctx_59", catalog, root, workers=1)
+
+
+def test_a_damaged_raw_label_is_named_and_mended(overlay, tmp_path):
+    root = tmp_path / "root"
+    catalog = prepared(overlay, root, "ade20k_150")
+    raw = root / "ade/ADEChallengeData2016/annotations/validation/ADE_val_00000002.png"
+    whole = raw.read_bytes()
+    raw.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"ADE_val_00000002\.png: damaged or cut short"):
+        convert("ade20k_150", catalog, root, workers=1)
+    outputs = root / "ade/ADEChallengeData2016/annotations_detectron2/validation"
+    assert sorted(path.name for path in outputs.iterdir()) == ["ADE_val_00000001.png"]
+    assert not manifest_path(root, "ade20k_150").exists()
+    raw.write_bytes(whole)
+    convert("ade20k_150", catalog, root, workers=1)
+    assert len(list(outputs.iterdir())) == 2
+
+
+def test_a_label_of_another_size_than_its_image_fails(overlay, tmp_path):
+    root = tmp_path / "root"
+    catalog = prepared(overlay, root, "ade20k_150")
+    raw = root / "ade/ADEChallengeData2016/annotations/validation/ADE_val_00000001.png"
+    Image.fromarray(np.ones((14, 10), np.uint8)).save(raw)
+    with pytest.raises(DataError, match=r"10 x 14 pixels, but its image .*jpg has 14 x 10"):
+        convert("ade20k_150", catalog, root, workers=1)
+
+
+def test_an_image_turned_by_exif_is_left_out_of_training(overlay, tmp_path):
+    root = tmp_path / "root"
+    catalog = prepared(overlay, root, "coco_stuff")
+    image = root / "coco/train2017/000000000001.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = Image.open(image).convert("RGB")
+    pixels.save(image, exif=exif)
+    manifest = json.loads(convert("coco_stuff", catalog, root, workers=1).read_text())
+    train = manifest["splits"]["train"]
+    assert train["turned_by_exif"] == ["000000000001"]
+    assert train["unlabelled"] == ["000000000003"]
+    index = (root / "manifests/coco_stuff_train.csv").read_text().splitlines()
+    # upright size of the turned image: 8 wide, 12 high; neither it nor the unlabelled one is used
+    assert index[1:] == ["000000000001,8,12,0", "000000000002,8,12,1", "000000000003,6,6,0"]
+
+
+def test_a_wrong_number_of_images_fails(overlay, tmp_path):
+    root = tmp_path / "root"
+    catalog = prepared(overlay, root, "coco_stuff")
+    stem = "000000000002"
+    (root / f"coco/train2017/{stem}.jpg").unlink()
+    (root / f"coco/stuffthingmaps/train2017/{stem}.png").unlink()
+    with pytest.raises(DataError, match="2 images, the catalog expects 3"):
+        convert("coco_stuff", catalog, root, workers=1)
+
+
+def test_a_class_missing_in_the_vocabulary_fails(overlay, tmp_path):
+    root = tmp_path / "root"
+    catalog = prepared(overlay, root, "ade20k_150")
+    vocabulary = root / "vocabularies/ade20k_150_with_prompt_eng.txt"
+    lines = vocabulary.read_text().split("\n")
+    vocabulary.write_text("\n".join(lines[:-1]))
+    with pytest.raises(DataError, match="8 classes, but the catalog gives dataset ade20k_150 9"):
+        convert("ade20k_150", catalog, root, workers=1)
+
+
+def test_classes_without_a_pixel_must_be_the_expected_ones(overlay, tmp_path):
+    text = overlay.read_text().replace("count: 2\n", "count: 2\n        absent: [1]\n")
+    overlay.write_text(text)
+    root = tmp_path / "root"
+    catalog = prepared(overlay, root, "pascal_voc_20")
+    with pytest.raises(DataError, match="0 classes have no pixel, 1 are expected .*'bicycle'"):
+        convert("pascal_voc_20", catalog, root, workers=1)
+
+
+def test_a_dataset_without_its_sources_says_what_to_do(overlay, tmp_path):
+    catalog = load_catalog(overlay)
+    with pytest.raises(DataError, match="no such vocabulary; download it"):
+        convert("coco_stuff", catalog, tmp_path, workers=1)
+    with pytest.raises(
+        DataError, match="dataset 'nonsense' is not in the catalog; known: coco_stuff"
+    ):
+        convert("nonsense", catalog, tmp_path, workers=1)

@@ -1,0 +1,258 @@
+"""Downloads from a real server on the loopback device, with the faults that servers have."""
+
+import hashlib
+import multiprocessing
+import shutil
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+
+from maftp.data import download
+from maftp.data.catalog import Source
+from maftp.data.download import Patience, fetch
+from maftp.errors import DownloadError
+
+DATA = np.random.default_rng(0).bytes(300_000)
+SHA256 = hashlib.sha256(DATA).hexdigest()
+QUICK = Patience(attempts=3, longest_wait=0.01)
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Serves the data; the path says what goes wrong."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        state = self.server.state
+        have = self.headers.get("Range", "")
+        state["requests"].append((self.path, have, self.headers.get("If-Range")))
+        if self.path.startswith("/missing"):
+            return self.send_error(404)
+        if self.path == "/busy" and len(state["requests"]) <= 2:
+            return self.send_error(503)
+        if self.path == "/always-busy":
+            return self.send_error(503)
+        data = state["data"]
+        start = int(have.removeprefix("bytes=").rstrip("-")) if have else 0
+        same = self.headers.get("If-Range") in (None, state["etag"])
+        if self.path == "/no-ranges" or not same:
+            start = 0
+        if start >= len(data):
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(data)}")
+            self.send_header("Content-Length", "0")
+            return self.end_headers()
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(data) - start))
+        if state["etag"]:
+            self.send_header("ETag", state["etag"])
+        self.end_headers()
+        body = data[start:]
+        if self.path in ("/drops", "/no-ranges") and len(state["requests"]) < 3:
+            body = body[: len(body) * 2 // 5]
+            self.close_connection = True
+        self.wfile.write(body)
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def server():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.state = {"requests": [], "data": DATA, "etag": '"one"'}
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    server.url = f"http://127.0.0.1:{server.server_address[1]}"
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def source(*urls, **fields):
+    fields = {"sha256": SHA256} | fields
+    return Source(
+        title="Test data",
+        url=urls[0] if urls else None,
+        mirrors=urls[1:],
+        file="data.bin",
+        licence="none",
+        unpack=".",
+        makes=("data",),
+        **fields,
+    )
+
+
+def leftovers(folder):
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
+
+
+def test_a_plain_download(server, tmp_path):
+    path = fetch(source(f"{server.url}/plain"), tmp_path)
+    assert path.read_bytes() == DATA
+    assert leftovers(tmp_path) == ["data.bin", "data.bin.sha256"]
+    assert (tmp_path / "data.bin.sha256").read_text() == f"{SHA256}  data.bin\n"
+
+
+def test_what_is_there_is_verified_and_not_fetched_again(server, tmp_path):
+    fetch(source(f"{server.url}/plain"), tmp_path)
+    fetch(source(f"{server.url}/plain"), tmp_path)
+    assert len(server.state["requests"]) == 1
+    (tmp_path / "data.bin").write_bytes(DATA[:-1])
+    with pytest.raises(DownloadError, match=r"data\.bin: sha256 is .* expected .*cut short"):
+        fetch(source(f"{server.url}/plain"), tmp_path)
+
+
+def test_a_dropped_connection_goes_on_where_it_stopped(server, tmp_path):
+    path = fetch(source(f"{server.url}/drops"), tmp_path, patience=QUICK)
+    assert path.read_bytes() == DATA
+    ranges = [have for _, have, _ in server.state["requests"]]
+    # 40 % of 300,000 bytes arrive, of which whole chunks of 65,536 are kept; then 40 % of the rest
+    assert ranges == ["", "bytes=65536-", "bytes=131072-"]
+
+
+def test_a_server_without_ranges_begins_anew(server, tmp_path):
+    assert fetch(source(f"{server.url}/no-ranges"), tmp_path, patience=QUICK).read_bytes() == DATA
+
+
+def test_an_interrupted_download_is_resumed_by_the_next_one(server, tmp_path):
+    (tmp_path / "data.bin.part").write_bytes(DATA[:1000])
+    (tmp_path / "data.bin.part.etag").write_text('"one"')
+    assert fetch(source(f"{server.url}/plain"), tmp_path).read_bytes() == DATA
+    assert server.state["requests"] == [("/plain", "bytes=1000-", '"one"')]
+
+
+def test_a_part_of_another_version_is_not_continued(server, tmp_path):
+    (tmp_path / "data.bin.part").write_bytes(b"x" * 1000)
+    (tmp_path / "data.bin.part.etag").write_text('"zero"')
+    assert fetch(source(f"{server.url}/plain"), tmp_path).read_bytes() == DATA
+
+
+def test_a_download_killed_before_its_renaming_is_not_fetched_again(server, tmp_path):
+    (tmp_path / "data.bin.part").write_bytes(DATA)
+    assert fetch(source(f"{server.url}/plain"), tmp_path).read_bytes() == DATA
+
+
+def test_too_long_a_part_is_thrown_away(server, tmp_path):
+    (tmp_path / "data.bin.part").write_bytes(DATA + b"more")
+    path = fetch(source(f"{server.url}/plain"), tmp_path, patience=QUICK)
+    assert path.read_bytes() == DATA
+
+
+def test_a_busy_server_is_asked_again(server, tmp_path):
+    assert fetch(source(f"{server.url}/busy"), tmp_path, patience=QUICK).read_bytes() == DATA
+    assert len(server.state["requests"]) == 3
+
+
+def test_patience_ends(server, tmp_path):
+    with pytest.raises(DownloadError, match=r"always-busy: answers 503.*or put the file at"):
+        fetch(source(f"{server.url}/always-busy"), tmp_path, patience=QUICK)
+    assert len(server.state["requests"]) == 3
+
+
+def test_404_then_the_mirror(server, tmp_path):
+    path = fetch(source(f"{server.url}/missing", f"{server.url}/plain"), tmp_path)
+    assert path.read_bytes() == DATA
+    assert [request[0] for request in server.state["requests"]] == ["/missing", "/plain"]
+
+
+def test_no_address_works(server, tmp_path):
+    urls = f"{server.url}/missing1", f"{server.url}/missing2", "http://127.0.0.1:1/nobody"
+    with pytest.raises(DownloadError) as caught:
+        fetch(source(*urls), tmp_path, patience=QUICK)
+    message = str(caught.value)
+    assert message.startswith("data.bin: ") and "\n" not in message
+    assert "missing1: answers 404" in message and "missing2: answers 404" in message
+    assert "nobody: connection failed" in message
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize("fields", [{"sha256": "0" * 64}, {"sha256": None, "md5": "0" * 32}])
+def test_a_wrong_digest_leaves_nothing(fields, server, tmp_path):
+    with pytest.raises(DownloadError, match=r"is \w+, expected 0+: damaged"):
+        fetch(source(f"{server.url}/plain", **fields), tmp_path)
+    assert leftovers(tmp_path) == []
+
+
+def test_a_wrong_size_leaves_nothing(server, tmp_path):
+    with pytest.raises(DownloadError, match="300000 bytes, expected 7"):
+        fetch(source(f"{server.url}/plain", bytes=7), tmp_path)
+    assert leftovers(tmp_path) == []
+
+
+def test_other_digests(server, tmp_path):
+    digests = {"sha1": hashlib.sha1(DATA).hexdigest(), "md5": hashlib.md5(DATA).hexdigest()}
+    path = fetch(source(f"{server.url}/plain", sha256=None, **digests), tmp_path)
+    assert path.read_bytes() == DATA
+
+
+def test_an_unknown_digest_is_recorded_and_then_enforced(server, tmp_path):
+    unknown = source(f"{server.url}/plain", sha256=None)
+    fetch(unknown, tmp_path).unlink()
+    server.state["data"] = DATA[::-1]
+    with pytest.raises(DownloadError, match=f"expected {SHA256}"):
+        fetch(unknown, tmp_path)
+    assert leftovers(tmp_path) == ["data.bin.sha256"]
+    server.state["data"] = DATA
+    assert fetch(unknown, tmp_path).read_bytes() == DATA
+
+
+def test_files_on_disk(tmp_path):
+    folder = tmp_path / "with space"
+    folder.mkdir()
+    (folder / "a.bin").write_bytes(DATA)
+    url = f"file://{tmp_path}/with%20space/a.bin"
+    assert fetch(source(url), tmp_path / "archives").read_bytes() == DATA
+    with pytest.raises(DownloadError, match=r"b\.bin: no such file"):
+        fetch(source(f"file://{tmp_path}/b.bin"), tmp_path / "other")
+    with pytest.raises(DownloadError, match="cannot be fetched, use http, https or file"):
+        fetch(source("ftp://host/b.bin"), tmp_path / "other")
+
+
+def test_a_file_of_the_user_is_taken_and_verified(tmp_path):
+    mine = tmp_path / "mine.bin"
+    mine.write_bytes(DATA)
+    registered = source(registration="https://ask.here")
+    assert fetch(registered, tmp_path / "archives", local=mine).read_bytes() == DATA
+    mine.unlink()
+    mine.write_bytes(DATA[:-5])
+    with pytest.raises(DownloadError, match="cut short"):
+        fetch(registered, tmp_path / "archives", local=mine)
+    assert mine.exists() and (tmp_path / "archives/data.bin").read_bytes() == DATA
+
+
+def test_registration_is_explained_once_and_wholly(tmp_path):
+    with pytest.raises(DownloadError) as caught:
+        fetch(source(registration="https://ask.here"), tmp_path)
+    message = str(caught.value)
+    for part in ("Test data", "https://ask.here", str(tmp_path / "data.bin"), "data exists"):
+        assert part in message
+
+
+def test_a_disk_without_room(server, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    small = type(usage)(usage.total, usage.used, 1000)
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda folder: small)
+    with pytest.raises(DownloadError, match=r"data\.bin: needs 0\.00 GB .* make room"):
+        fetch(source(f"{server.url}/plain"), tmp_path)
+    assert leftovers(tmp_path) == []
+
+
+def fetch_in_process(url, folder):
+    fetch(source(url), folder)
+
+
+def test_two_processes_fetch_once(server, tmp_path):
+    context = multiprocessing.get_context("fork")
+    url = f"{server.url}/plain"
+    both = [context.Process(target=fetch_in_process, args=(url, tmp_path)) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+    assert [process.exitcode for process in both] == [0, 0]
+    assert len(server.state["requests"]) == 1
+    assert (tmp_path / "data.bin").read_bytes() == DATA

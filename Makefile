@@ -33,7 +33,7 @@ format: env
 	@$(BIN)/snakefmt Snakefile workflow
 
 clip: env
-	@$(SNAKEMAKE) weights/clip/maftp_miniature-retrained.safetensors
+	@$(SNAKEMAKE) weights/clip/retrained.safetensors
 
 pins: env
 	@cd envs && for name in bootstrap requirements requirements-dev; do \

@@ -24,7 +24,9 @@ Colour = tuple[float, float, float]
 
 
 class _Block(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True
+    )
 
 
 class World(_Block):
@@ -296,7 +298,11 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     merged = copy.deepcopy(dict(base))
     for key, value in over.items():
-        if key != "variants" and isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+        if (
+            key != "variants"
+            and isinstance(value, Mapping)
+            and isinstance(merged.get(key), Mapping)
+        ):
             merged[key] = _merge(merged[key], value)
         else:
             merged[key] = copy.deepcopy(value)

@@ -1,0 +1,156 @@
+"""From parameters to a model: the only place that chooses between the architectures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from maftp.config import load_params
+from maftp.errors import ParamsError
+from maftp.losses.criterion import SetCriterion
+from maftp.modeling.clip_backbone import ClipBackbone, find_pretrained
+from maftp.modeling.content_dependent_transfer import ContentDependentTransfer
+from maftp.modeling.fcclip import FCCLIP
+from maftp.modeling.maft_plus import LossWeights, MaftPlus
+from maftp.modeling.segmentation_head import SegmentationHead
+from maftp.modeling.segmenter import SIZE_DIVISIBILITY, Inference, Normalisation, Segmenter
+from maftp.modeling.text_classifier import TEMPLATES
+
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+
+    from maftp.config import Params
+
+
+def build_model(
+    params: Params,
+    *,
+    num_training_classes: int,
+    load_clip: Path | None,
+    teacher: bool,
+    whole_teacher: bool = False,
+) -> MaftPlus | FCCLIP:
+    """Build the model of `params.model` on the CPU, or on torch's default device.
+
+    Args:
+        params: parameters of one variant.
+        num_training_classes: K of the criterion; `set_training_vocabulary` may change it.
+        load_clip: CLIP weights (.safetensors) for student and teacher; None starts at random, for a
+            checkpoint to be loaded afterwards.
+        teacher: hold the original CLIP's trunk, as training with compensation needs.
+        whole_teacher: hold its unused text tower and head too, as released checkpoints do.
+
+    Raises:
+        ParamsError: training images are too small for compensation, or CLIP is unknown.
+    """
+    backbone = ClipBackbone.from_params(params, weights=load_clip)
+    parts = _shared_parts(params, backbone, num_training_classes)
+    if params.model.name == "fcclip":
+        model = params.model
+        return FCCLIP(alpha=model.ensemble_alpha, beta=model.ensemble_beta, **parts)
+    compensated = teacher and params.train.rc_weight > 0
+    if compensated:
+        check_training_width(params)
+    return MaftPlus(
+        teacher=backbone.frozen_copy(trunk_only=not whole_teacher) if compensated else None,
+        cdt=(
+            ContentDependentTransfer.from_params(params, embed_dim=backbone.embed_dim)
+            if params.model.cdt.enabled
+            else None
+        ),
+        loss_weights=LossWeights(
+            mask_aware=params.train.mask_aware_weight,
+            compensation=params.train.rc_weight,
+            scales=params.train.rc_scales,
+        ),
+        **parts,
+    )
+
+
+def build_teacher(params: Params) -> ClipBackbone:
+    """Build the frozen trunk of the pretrained CLIP of `params`."""
+    weights = find_pretrained(params.clip)
+    return ClipBackbone.from_params(params, weights=weights).frozen_copy(trunk_only=True)
+
+
+def check_training_width(params: Params) -> None:
+    """Refuse training images whose stride-32 map is narrower than the compensation's largest scale.
+
+    Raises:
+        ParamsError: names the keys.
+    """
+    train = params.input.train
+    panoptic = train.mapper == "panoptic"
+    side = train.crop_size if panoptic else min(train.short_side, train.max_side)
+    width = SIZE_DIVISIBILITY * math.ceil(side / SIZE_DIVISIBILITY)
+    wanted = SIZE_DIVISIBILITY * max(params.train.rc_scales)
+    if width < wanted:
+        key = "input.train.crop_size" if panoptic else "input.train.short_side"
+        raise ParamsError(
+            f"{key}: training images can be {width} pixels wide, but representation compensation "
+            f"with train.rc_scales {list(params.train.rc_scales)} needs {wanted}; raise it, leave "
+            "out the large scales, or set train.rc_weight to 0"
+        )
+
+
+def register_meta_architectures() -> None:
+    """Make both models known to Detectron2 as `MaftPlus` and `FCCLIP`.
+
+    Its configuration then names parameter files in `MODEL.MAFTP.PARAMS` (a list, later ones laid
+    over earlier ones), the variant in `MODEL.MAFTP.VARIANT` and the number of training classes in
+    `MODEL.SEM_SEG_HEAD.NUM_CLASSES`; Detectron2 loads `MODEL.WEIGHTS` itself.
+    """
+    from detectron2.modeling import META_ARCH_REGISTRY
+
+    for architecture in (MaftPlus, FCCLIP):
+        if architecture.__name__ not in META_ARCH_REGISTRY:
+            META_ARCH_REGISTRY.register(_from_cfg(architecture))
+
+
+def _from_cfg(architecture: type[Segmenter]) -> Callable[[CfgNode], Segmenter]:
+    """Return a builder of `architecture` under its name, as the registry wants it."""
+
+    def build(cfg: CfgNode) -> Segmenter:
+        params = load_params(*cfg.MODEL.MAFTP.PARAMS).for_variant(cfg.MODEL.MAFTP.VARIANT)
+        model = build_model(
+            params,
+            num_training_classes=cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+            load_clip=None,
+            teacher=False,
+        )
+        if not isinstance(model, architecture):
+            raise ParamsError(
+                f"MODEL.META_ARCHITECTURE is {architecture.__name__}, but model.name is "
+                f"{params.model.name!r}; make them agree"
+            )
+        if isinstance(model, MaftPlus):
+            model.make_teacher = partial(build_teacher, params)
+        return model
+
+    build.__name__ = architecture.__name__
+    return build
+
+
+def _shared_parts(
+    params: Params, backbone: ClipBackbone, num_training_classes: int
+) -> dict[str, Any]:
+    """Build the arguments that both architectures share."""
+    evaluate = params.evaluate
+    return {
+        "backbone": backbone,
+        "sem_seg_head": SegmentationHead.from_params(
+            params, in_channels=backbone.channels, embed_dim=backbone.embed_dim
+        ),
+        "criterion": SetCriterion.from_params(params, num_classes=num_training_classes),
+        "normalisation": Normalisation(mean=params.input.pixel_mean, std=params.input.pixel_std),
+        "inference": Inference(
+            post_process_first=evaluate.post_process_first,
+            object_threshold=evaluate.object_threshold,
+            overlap_threshold=evaluate.overlap_threshold,
+        ),
+        "templates": TEMPLATES[: params.clip.templates],
+        "panoptic_on": params.data.train == "coco_panoptic",
+    }

@@ -1,0 +1,186 @@
+"""Checkpoints: strict loading of released and own weights, every misfit named."""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from maftp.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from maftp.modeling.segmenter import Segmenter
+
+logger = logging.getLogger(__name__)
+
+TEACHER = "backbone_t."
+DERIVED = ("criterion.empty_weight", "attn_mask")
+"""Entries that follow from the training vocabulary and from the text length; never loaded."""
+METADATA = "maftp"
+"""Entry in the header of own weights: JSON of the architecture and the training vocabulary."""
+_SHOWN = 3
+_TORCH_ERRORS = (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError)
+
+
+def load_weights(model: Segmenter, path: Path) -> dict[str, Any]:
+    """Load a released checkpoint (.pth, bare or under "model") or an own .safetensors, strictly.
+
+    The teacher's entries are dropped by name when the model has no teacher, and the model's own are
+    kept when the file has none; so are the entries in `DERIVED`.
+
+    Args:
+        model: the model to fill in place.
+        path: the checkpoint.
+
+    Returns:
+        What training noted in an own checkpoint; empty for released ones.
+
+    Raises:
+        CheckpointError: the file is damaged, or an entry is missing, left over or of another shape.
+    """
+    state, metadata = read_state(path), read_metadata(path)
+    _check_architecture(metadata, model.architecture, path)
+    own = model.state_dict()
+    kept = {name: tensor for name, tensor in own.items() if name.endswith(DERIVED)}
+    if not any(name.startswith(TEACHER) for name in state):
+        kept |= {name: tensor for name, tensor in own.items() if name.startswith(TEACHER)}
+    unused = [name for name in state if name.startswith(TEACHER) and name not in own]
+    if unused:
+        logger.info("%s: left out %d entries %s*, not needed here", path, len(unused), TEACHER)
+        state = {name: tensor for name, tensor in state.items() if name not in set(unused)}
+    wanted = {name: tensor for name, tensor in own.items() if name not in kept}
+    fitted = fit_state(state, wanted, source=path, model=f"a {model.architecture['model']} model")
+    model.load_state_dict(fitted | kept)
+    return metadata
+
+
+def load_teacher(teacher: torch.nn.Module, path: Path) -> bool:
+    """Fill a teacher from the teacher's entries of a checkpoint; False when it has none."""
+    state = read_state(path)
+    own = teacher.state_dict()
+    found = {name: state[TEACHER + name] for name in own if TEACHER + name in state}
+    if found:
+        teacher.load_state_dict(fit_state(found, own, source=path, model="the teacher"))
+    return bool(found)
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Read the state dict of a checkpoint or of a CLIP weight file onto the CPU.
+
+    Raises:
+        CheckpointError: no such file, damaged, or not a state dict of tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint file")
+    values = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    for wrapper in ("model", "state_dict"):  # Detectron2's and open_clip's
+        if isinstance(values, Mapping) and isinstance(values.get(wrapper), Mapping):
+            values = values[wrapper]
+    if (
+        not isinstance(values, Mapping)
+        or not values
+        or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in values.items())
+    ):
+        raise CheckpointError(f"{path}: holds no state dict of tensors; give a model checkpoint")
+    state = dict(values)
+    if all(name.startswith("module.") for name in state):  # left by data-parallel wrappers
+        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    return state
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Return what training noted in an own checkpoint; empty for any other file."""
+    if Path(path).suffix != ".safetensors":
+        return {}
+    with safe_open(path, framework="pt") as file:
+        return json.loads((file.metadata() or {}).get(METADATA, "{}"))
+
+
+def fit_state(
+    state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], *, source: Path, model: str
+) -> dict[str, Tensor]:
+    """Return the entries of `state` that `wanted` asks for, derived ones left out.
+
+    Raises:
+        CheckpointError: entries are missing, unexpected or of another shape; names some.
+    """
+    state = {name: tensor for name, tensor in state.items() if not name.endswith(DERIVED)}
+    missing = [name for name in wanted if name not in state]
+    unexpected = [name for name in state if name not in wanted]
+    misshapen = [
+        f"{name} {tuple(state[name].shape)} instead of {tuple(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    problems = [
+        f"{len(names)} {kind}: {_shown(names)}"
+        for kind, names in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("of another shape", misshapen),
+        )
+        if names
+    ]
+    if problems:
+        raise CheckpointError(
+            f"{source}: the entries do not fit {model} ({'; '.join(problems)}); "
+            f"the file looks like {describe(state)}, so choose the experiment it belongs to"
+        )
+    return state
+
+
+def describe(state: Mapping[str, Tensor]) -> str:
+    """Say which model a state dict seems to be of, from its names and shapes."""
+    stem = next((n for n in state if n.endswith("visual.trunk.stem.0.weight")), None)
+    width = None if stem is None else state[stem].shape[0]
+    size = {128: "ConvNeXt-Base", 192: "ConvNeXt-Large"}.get(width, f"a {width}-wide ConvNeXt")
+    if not any(name.startswith("sem_seg_head.") for name in state):
+        return "no segmentation model" if width is None else f"CLIP weights alone ({size})"
+    kind = "maftp" if any(name.startswith("cdt.") for name in state) else "fcclip"
+    return f"{kind} without CLIP" if width is None else f"{kind} with {size}"
+
+
+def _shown(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def _check_architecture(
+    metadata: Mapping[str, Any], architecture: Mapping[str, Any], path: Path
+) -> None:
+    """Refuse own weights of equal shapes that were trained with another formula."""
+    for key, value in architecture.items():
+        if key in metadata and metadata[key] != value:
+            raise CheckpointError(
+                f"{path}: was trained with {key} {metadata[key]!r}, the parameters say {value!r}; "
+                "choose the experiment it belongs to"
+            )
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: not a readable .safetensors file ({error})") from None
+
+
+def _read_torch(path: Path) -> object:
+    try:
+        mapped = zipfile.is_zipfile(path)  # the form since PyTorch 1.6; what is unused is not read
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except (pickle.UnpicklingError, OSError, *_TORCH_ERRORS) as error:
+        logger.debug("torch.load of %s failed: %s", path, error)
+        raise CheckpointError(
+            f"{path}: not a readable checkpoint; it is truncated, no PyTorch file, or holds more "
+            "than tensors and plain values; fetch it again"
+        ) from None

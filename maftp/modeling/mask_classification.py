@@ -1,0 +1,140 @@
+"""Mask pooling and open-vocabulary classification: cosine logits, best synonym, class scores.
+
+Mask pooling follows FC-CLIP; the class scores are MAFT+'s (CLIP decides the class, the head decides
+whether there is an object) and FC-CLIP's geometric ensemble.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+MAX_LOGIT_SCALE = 100.0
+SCORE_FLOOR = 1e-8
+"""Added to probabilities before the logarithm; part of the released models' outputs."""
+
+
+def mask_pool(features: Tensor, mask_logits: Tensor) -> Tensor:
+    """Average features under each binarised mask; an empty mask gives zeros.
+
+    The logits, not probabilities, are resized to the features' size and cut at zero. No gradient
+    reaches the masks.
+
+    Args:
+        features: (B, C, h, w).
+        mask_logits: (B, Q, h', w').
+
+    Returns:
+        (B, Q, C).
+    """
+    mask = _binary_masks(mask_logits, features)
+    mask = mask / (mask.sum(dim=(-2, -1), keepdim=True) + 1e-8)  # before the sum: float16's range
+    return torch.einsum("bchw,bqhw->bqc", features, mask)
+
+
+def has_area(mask_logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Tell which masks (B, Q, h', w') keep a pixel when resized to `size`; (B, Q) bool."""
+    resized = F.interpolate(mask_logits, size=size, mode="bilinear", align_corners=False)
+    return (resized > 0).flatten(2).any(-1)
+
+
+@torch.no_grad()
+def _binary_masks(mask_logits: Tensor, features: Tensor) -> Tensor:
+    size = features.shape[-2:]
+    if mask_logits.shape[-2:] != size:
+        mask_logits = F.interpolate(mask_logits, size=size, mode="bilinear", align_corners=False)
+    return (mask_logits > 0).to(features.dtype)
+
+
+def classify(
+    embeddings: Tensor, text: Tensor, logit_scale: Tensor, num_synonyms: Sequence[int]
+) -> Tensor:
+    """Scaled similarity with every class, the best synonym of each, and with void.
+
+    Only `embeddings` are normalised. Text rows are unit vectors for the head but have a norm of
+    about sqrt(D) after content-dependent transfer; released weights depend on that.
+
+    Args:
+        embeddings: (B, Q, D).
+        text: (S + 1, D), or (B, S + 1, D) per image; class by class, the void row last.
+        logit_scale: scalar, natural logarithm of the scale, which is cut at 100.
+        num_synonyms: number of rows of each of the K classes, summing to S.
+
+    Returns:
+        (B, Q, K + 1) logits. The gradient of a class goes to its winning synonym alone.
+    """
+    scale = logit_scale.exp().clamp(max=MAX_LOGIT_SCALE)
+    similarity = scale * (F.normalize(embeddings, dim=-1) @ text.transpose(-2, -1))
+    return best_synonyms(similarity, num_synonyms)
+
+
+def best_synonyms(logits: Tensor, num_synonyms: Sequence[int]) -> Tensor:
+    """Reduce (..., S + 1) to (..., K + 1): the largest logit of each class, then void."""
+    if sum(num_synonyms) + 1 != logits.shape[-1]:
+        raise ValueError(
+            f"{logits.shape[-1]} logits for {sum(num_synonyms)} synonyms and the void class"
+        )
+    if max(num_synonyms) == 1:
+        return logits
+    counts = torch.tensor(num_synonyms, device=logits.device)  # (K,)
+    first = counts.cumsum(0) - counts
+    # Classes with fewer synonyms repeat their last one; argmax takes the first of equal values.
+    offsets = torch.arange(int(max(num_synonyms)), device=logits.device)
+    rows = first[:, None] + torch.minimum(offsets, counts[:, None] - 1)  # (K, n_max)
+    winners = first + logits.detach()[..., rows].argmax(-1)  # (..., K)
+    best = logits.gather(-1, winners)
+    return torch.cat([best, logits[..., -1:]], dim=-1)
+
+
+def class_scores(head_logits: Tensor, clip_logits: Tensor) -> Tensor:
+    """MAFT+: CLIP's class probabilities times the head's probability of an object.
+
+    Args:
+        head_logits: (B, Q, K + 1); only the probability of void is used.
+        clip_logits: (B, Q, K + 1); the void column is not used.
+
+    Returns:
+        (B, Q, K + 1) log scores; softmax of them gives the probabilities.
+    """
+    return _with_void(clip_logits[..., :-1].softmax(-1), head_logits)
+
+
+def geometric_ensemble(
+    head_logits: Tensor,
+    clip_logits: Tensor,
+    seen: Tensor,
+    *,
+    alpha: float,
+    beta: float,
+    valid: Tensor | None = None,
+) -> Tensor:
+    """FC-CLIP: weighted geometric mean of the head's and CLIP's class probabilities.
+
+    Computed from log probabilities, so that none of them underflows to a NaN.
+
+    Args:
+        head_logits: (B, Q, K + 1).
+        clip_logits: (B, Q, K + 1); the void column is not used.
+        seen: (K,) bool, classes of the training vocabulary.
+        alpha: weight of CLIP for seen classes, in [0, 1].
+        beta: weight of CLIP for the other classes, in [0, 1].
+        valid: (B, Q) bool; other queries are classified by the head alone. None: all are valid.
+
+    Returns:
+        (B, Q, K + 1) log scores, as `class_scores`.
+    """
+    inner = head_logits[..., :-1].log_softmax(-1)
+    outer = clip_logits[..., :-1].log_softmax(-1)
+    weight = torch.where(seen, alpha, beta).to(inner.dtype)  # (K,)
+    mixed = inner * (1 - weight) + outer * weight
+    if valid is not None:
+        mixed = torch.where(valid[..., None], mixed, inner)
+    return _with_void(mixed.softmax(-1), head_logits)
+
+
+def _with_void(probabilities: Tensor, head_logits: Tensor) -> Tensor:
+    void = head_logits.softmax(-1)[..., -1:]
+    return torch.log(torch.cat([probabilities * (1 - void), void], dim=-1) + SCORE_FLOOR)

@@ -1,0 +1,119 @@
+"""From class scores and masks to semantic, panoptic and instance results (Mask2Former's rules)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TypedDict
+
+import torch
+import torch.nn.functional as F
+from detectron2.structures import Boxes, Instances
+from torch import Tensor
+
+MAX_INSTANCES = 100
+
+
+class Segment(TypedDict):
+    """One segment of a panoptic result."""
+
+    id: int
+    isthing: bool
+    category_id: int
+
+
+def crop_and_resize(maps: Tensor, image_size: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Cut the padding off maps (C, H, W) at right and bottom and resize to `size`, bilinearly."""
+    cropped = maps[None, :, : image_size[0], : image_size[1]]
+    return F.interpolate(cropped, size=size, mode="bilinear", align_corners=False)[0]
+
+
+def semantic_inference(scores: Tensor, masks: Tensor) -> Tensor:
+    """Sum every query's class probabilities over the image, weighted by its mask.
+
+    Args:
+        scores: (Q, K + 1) log scores, void last.
+        masks: (Q, H, W) logits.
+
+    Returns:
+        (K, H, W), not normalised; values can exceed 1.
+    """
+    probabilities = scores.softmax(-1)[:, :-1]
+    return torch.einsum("qk,qhw->khw", probabilities, masks.sigmoid())
+
+
+def panoptic_inference(
+    scores: Tensor,
+    masks: Tensor,
+    things: Collection[int],
+    *,
+    object_threshold: float,
+    overlap_threshold: float,
+) -> tuple[Tensor, list[Segment]]:
+    """Give each pixel to the query with the largest product of class and mask probability.
+
+    Args:
+        scores: (Q, K + 1) log scores, void last.
+        masks: (Q, H, W) logits.
+        things: class indices that are things; segments of one stuff class are joined.
+        object_threshold: a query counts when its best class is not void and above this.
+        overlap_threshold: and when it wins at least this part of its own area.
+
+    Returns:
+        (H, W) int32 segment ids, 0 where there is none, and the segments in order of id.
+    """
+    confidence, labels = scores.softmax(-1).max(-1)
+    keep = labels.ne(scores.shape[-1] - 1) & (confidence > object_threshold)
+    ids = torch.zeros(masks.shape[-2:], dtype=torch.int32, device=masks.device)
+    segments: list[Segment] = []
+    if not keep.any():
+        return ids, segments
+    probabilities = masks[keep].sigmoid()  # (n, H, W)
+    winners = (confidence[keep, None, None] * probabilities).argmax(0)  # (H, W)
+    stuff: dict[int, int] = {}
+    for index, label in enumerate(labels[keep].tolist()):
+        own = probabilities[index] >= 0.5
+        won = winners == index
+        both = own & won
+        if not both.any() or int(won.sum()) / int(own.sum()) < overlap_threshold:
+            continue
+        if label in stuff:
+            ids[both] = stuff[label]
+            continue
+        segment = Segment(id=len(segments) + 1, isthing=label in things, category_id=label)
+        segments.append(segment)
+        ids[both] = segment["id"]
+        if not segment["isthing"]:
+            stuff[label] = segment["id"]
+    return ids, segments
+
+
+def instance_inference(scores: Tensor, masks: Tensor, things: Collection[int] | None) -> Instances:
+    """Take the best pairs of query and class as instances; boxes are not computed and stay zero.
+
+    Args:
+        scores: (Q, K + 1) log scores, void last.
+        masks: (Q, H, W) logits.
+        things: keep these classes only; None keeps all.
+
+    Returns:
+        At most 100 instances with `pred_masks`, `pred_boxes`, `scores` and `pred_classes`.
+    """
+    probabilities = scores.softmax(-1)[:, :-1]
+    num_classes = probabilities.shape[1]
+    count = min(MAX_INSTANCES, probabilities.numel())
+    best, flat = probabilities.flatten().topk(count, sorted=False)
+    labels, queries = flat % num_classes, flat // num_classes
+    if things is not None:
+        allowed = torch.tensor(sorted(things), dtype=labels.dtype, device=labels.device)
+        keep = torch.isin(labels, allowed)
+        best, labels, queries = best[keep], labels[keep], queries[keep]
+    logits = masks[queries]
+    inside = (logits > 0).float()
+    area = inside.flatten(1).sum(1) + 1e-6
+    quality = (logits.sigmoid() * inside).flatten(1).sum(1) / area
+    result = Instances(tuple(masks.shape[-2:]))
+    result.pred_masks = inside
+    result.pred_boxes = Boxes(torch.zeros(len(labels), 4, device=masks.device))
+    result.scores = best * quality
+    result.pred_classes = labels
+    return result

@@ -1,0 +1,259 @@
+"""What MAFT+ and the frozen baseline share: input, vocabularies, parameter groups, results.
+
+Follows Detectron2's contract of a meta-architecture: a list of dictionaries in, losses or a list of
+dictionaries out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from detectron2.structures import BitMasks, ImageList
+from torch import Tensor, nn
+
+from maftp.errors import DataError, MaftpError
+from maftp.losses.criterion import SetCriterion
+from maftp.modeling.clip_backbone import ClipBackbone
+from maftp.modeling.postprocessing import (
+    crop_and_resize,
+    instance_inference,
+    panoptic_inference,
+    semantic_inference,
+)
+from maftp.modeling.segmentation_head import SegmentationHead
+from maftp.modeling.text_classifier import TEMPLATES, TextEmbeddings, digest, embed_vocabulary
+
+BatchedInputs = Sequence[Mapping[str, Any]]
+Result = dict[str, Any]
+
+SIZE_DIVISIBILITY = 32
+_KEPT_VOCABULARIES = 8
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Mean and deviation of R, G, B on the 0..255 scale."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Inference:
+    """How scores and masks become results."""
+
+    post_process_first: bool | None
+    """Resize masks (true) or scores (false); None: true with panoptic or instance output."""
+    object_threshold: float
+    overlap_threshold: float
+
+
+class Segmenter(nn.Module):
+    """An open-vocabulary segmenter over CLIP; subclasses give the forward pass.
+
+    `panoptic_on` and `instance_on` add `panoptic_seg` and `instances` to the results. They can be
+    set at any time; `set_test_vocabulary` switches panoptic output on when it is given things.
+    """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(
+        self,
+        *,
+        backbone: ClipBackbone,
+        sem_seg_head: SegmentationHead,
+        criterion: SetCriterion,
+        normalisation: Normalisation,
+        inference: Inference,
+        templates: Sequence[str] = TEMPLATES,
+        panoptic_on: bool = False,
+    ) -> None:
+        """Join the parts."""
+        super().__init__()
+        self.backbone = backbone
+        self.sem_seg_head = sem_seg_head
+        self.criterion = criterion
+        self.void_embedding = nn.Embedding(1, backbone.embed_dim)
+        for name, value in (("mean", normalisation.mean), ("std", normalisation.std)):
+            values = torch.tensor(value).view(3, 1, 1)
+            self.register_buffer(f"pixel_{name}", values, persistent=False)
+        self.inference = inference
+        self.templates = tuple(templates)
+        self.panoptic_on = self._panoptic_default = panoptic_on
+        self.instance_on = False
+        self.training_names: tuple[str, ...] | None = None
+        self.test_names: tuple[str, ...] | None = None
+        self.things: frozenset[int] = frozenset()
+        self._embeddings: dict[tuple[str, ...], TextEmbeddings] = {}
+        self.register_load_state_dict_post_hook(_forget_embeddings)
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """What weights of equal shapes may differ in; stored with them."""
+        raise NotImplementedError
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies, and inputs are moved to."""
+        return self.pixel_mean.device
+
+    def set_training_vocabulary(
+        self, names: Sequence[str], embeddings: TextEmbeddings | None = None
+    ) -> None:
+        """Set the classes of the training targets, and size the criterion for them.
+
+        Args:
+            names: one per class, commas between synonyms.
+            embeddings: made earlier for the same names and CLIP; None computes them when needed.
+        """
+        self.training_names = tuple(names)
+        self._remember(self.training_names, embeddings)
+        if self.criterion.num_classes != len(names):
+            weight = self.criterion.empty_weight.new_ones(len(names) + 1)
+            weight[-1] = self.criterion.empty_weight[-1]
+            self.criterion.num_classes = len(names)
+            self.criterion.empty_weight = weight
+
+    def set_test_vocabulary(
+        self,
+        names: Sequence[str],
+        things: Collection[int] = (),
+        embeddings: TextEmbeddings | None = None,
+    ) -> None:
+        """Set the classes of inference.
+
+        Args:
+            names: one per class, commas between synonyms.
+            things: indices of the classes that are things; giving any switches panoptic output on,
+                none puts it back to what the experiment says.
+            embeddings: made earlier for the same names and CLIP; None computes them when needed.
+        """
+        wrong = [index for index in things if not 0 <= index < len(names)]
+        if wrong:
+            raise DataError(
+                f"thing class {wrong[0]} is not in a vocabulary of {len(names)} classes"
+            )
+        self.test_names = tuple(names)
+        self.things = frozenset(things)
+        self.panoptic_on = bool(self.things) or self._panoptic_default
+        self._remember(self.test_names, embeddings)
+
+    def text_embeddings(self, names: tuple[str, ...]) -> TextEmbeddings:
+        """Return the classifier of a vocabulary, on the model's device; computed once."""
+        found = self._embeddings.pop(names, None)
+        if found is None:
+            with torch.inference_mode(False):  # kept for training steps that follow an evaluation
+                found = embed_vocabulary(self.backbone, names, templates=self.templates)
+        if found.weight.device != self.device:
+            found = replace(found, weight=found.weight.to(self.device))
+        self._embeddings[names] = found  # the newest last
+        while len(self._embeddings) > _KEPT_VOCABULARIES:
+            self._embeddings.pop(next(iter(self._embeddings)))
+        return found
+
+    def classifier(self, names: tuple[str, ...] | None) -> tuple[Tensor, tuple[int, ...]]:
+        """Return the text rows with void appended, (S + 1, D) unit rows, and rows per class."""
+        if names is None:
+            kind = "training" if self.training else "test"
+            raise MaftpError(f"no {kind} vocabulary; call set_{kind}_vocabulary(names) first")
+        embeddings = self.text_embeddings(names)
+        void = F.normalize(self.void_embedding.weight, dim=-1)
+        return torch.cat([embeddings.weight, void]), embeddings.num_synonyms
+
+    def _remember(self, names: tuple[str, ...], embeddings: TextEmbeddings | None) -> None:
+        if embeddings is None:
+            return
+        if embeddings.names != names:
+            raise DataError("text embeddings are of another vocabulary; embed this one again")
+        if embeddings.templates_digest not in ("", digest(self.templates)):
+            raise DataError("text embeddings were made with other sentences; embed them again")
+        if embeddings.clip_digest not in ("", self.backbone.text_digest()):
+            raise DataError("text embeddings were made with another CLIP; embed them again")
+        self._embeddings[names] = embeddings
+
+    def parameter_groups(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
+        """Return the trainable parameters: CLIP's trunk as "backbone", the rest as "head"."""
+        groups: dict[str, list[tuple[str, nn.Parameter]]] = {"backbone": [], "head": []}
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                group = "backbone" if name.startswith("backbone.") else "head"
+                groups[group].append((name, parameter))
+        return groups
+
+    def trainable_names(self) -> list[str]:
+        """Return the names of all trainable parameters."""
+        return [name for group in self.parameter_groups().values() for name, _ in group]
+
+    def targets(
+        self, batched_inputs: BatchedInputs, size: tuple[int, int]
+    ) -> list[dict[str, Tensor]]:
+        """Pad the ground truth to the batch's size: labels (G,) int64, masks (G, H, W) bool."""
+        targets = []
+        for item in batched_inputs:
+            instances = item["instances"].to(self.device)
+            masks = instances.gt_masks
+            masks = masks.tensor if isinstance(masks, BitMasks) else masks
+            padding = (0, size[1] - masks.shape[-1], 0, size[0] - masks.shape[-2])
+            padded = F.pad(masks.bool(), padding)
+            targets.append({"labels": instances.gt_classes.long(), "masks": padded})
+        return targets
+
+    def preprocess(self, batched_inputs: BatchedInputs) -> ImageList:
+        """Normalise the images and pad them at right and bottom to one size, a multiple of 32."""
+        images = [
+            (item["image"].to(self.device).float() - self.pixel_mean) / self.pixel_std
+            for item in batched_inputs
+        ]
+        return ImageList.from_tensors(images, size_divisibility=SIZE_DIVISIBILITY)
+
+    def results(
+        self, batched_inputs: BatchedInputs, images: ImageList, scores: Tensor, masks: Tensor
+    ) -> list[Result]:
+        """Turn log scores (B, Q, K + 1) and mask logits (B, Q, H/4, W/4) into results per image."""
+        canvas = images.tensor.shape[-2:]
+        results = []
+        for index, item in enumerate(batched_inputs):
+            image_size = tuple(images.image_sizes[index])
+            size = (item.get("height", image_size[0]), item.get("width", image_size[1]))
+            logits = F.interpolate(
+                masks[index, None], size=canvas, mode="bilinear", align_corners=False
+            )[0]  # (Q, H, W)
+            results.append(self._result(scores[index], logits, image_size, size))
+        return results
+
+    def _result(
+        self, scores: Tensor, masks: Tensor, image_size: tuple[int, int], size: tuple[int, int]
+    ) -> Result:
+        first = self.inference.post_process_first
+        if first is None:
+            first = self.panoptic_on or self.instance_on
+        final = crop_and_resize(masks, image_size, size) if first else None
+        if final is not None:
+            result = {"sem_seg": semantic_inference(scores, final)}
+        else:
+            padded = semantic_inference(scores, masks)
+            result = {"sem_seg": crop_and_resize(padded, image_size, size)}
+        if final is None and (self.panoptic_on or self.instance_on):
+            final = crop_and_resize(masks, image_size, size)
+        if self.panoptic_on:
+            result["panoptic_seg"] = panoptic_inference(
+                scores,
+                final,
+                self.things,
+                object_threshold=self.inference.object_threshold,
+                overlap_threshold=self.inference.overlap_threshold,
+            )
+        if self.instance_on:
+            things = self.things if self.panoptic_on else None
+            result["instances"] = instance_inference(scores, final, things)
+        return result
+
+
+def _forget_embeddings(model: Segmenter, incompatible: object) -> None:
+    """Other weights have other text embeddings."""
+    model._embeddings.clear()

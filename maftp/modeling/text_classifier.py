@@ -1,0 +1,160 @@
+"""Text classifier: every synonym in 14 sentences, embedded, averaged and normalised (FC-CLIP)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from maftp.data.vocabulary import split_synonyms
+from maftp.errors import CheckpointError, DataError
+from maftp.files import atomic_path
+
+if TYPE_CHECKING:
+    from maftp.modeling.clip_backbone import ClipBackbone
+
+logger = logging.getLogger(__name__)
+
+TEMPLATES = (
+    "a photo of a {}.",
+    "This is a photo of a {}",
+    "There is a {} in the scene",
+    "There is the {} in the scene",
+    "a photo of a {} in the scene",
+    "a photo of a small {}.",
+    "a photo of a medium {}.",
+    "a photo of a large {}.",
+    "This is a photo of a small {}.",
+    "This is a photo of a medium {}.",
+    "This is a photo of a large {}.",
+    "There is a small {} in the scene.",
+    "There is a medium {} in the scene.",
+    "There is a large {} in the scene.",
+)
+"""Four of them have no full stop; released models were trained so."""
+CHUNK = 128
+"""Sentences embedded at once, for memory."""
+
+
+@dataclass(frozen=True)
+class TextEmbeddings:
+    """The text classifier of a vocabulary."""
+
+    weight: Tensor
+    """(S, D) float32, unit rows: class by class, synonym by synonym."""
+    num_synonyms: tuple[int, ...]
+    """Rows of each of the K classes."""
+    names: tuple[str, ...]
+    """The vocabulary as given, K strings with commas between synonyms."""
+    clip_digest: str = ""
+    """Digest of the text tower that made them; empty when not known."""
+    templates_digest: str = ""
+    """Digest of the sentences they were made with; empty when not known."""
+
+    @property
+    def vocabulary_digest(self) -> str:
+        """SHA-256 of the names, in order."""
+        return digest(self.names)
+
+    def save(self, path: Path) -> None:
+        """Write a .safetensors file with names and digests in its metadata, atomically."""
+        metadata = {
+            "names": json.dumps(self.names),
+            "num_synonyms": json.dumps(self.num_synonyms),
+            "vocabulary_digest": self.vocabulary_digest,
+            "clip_digest": self.clip_digest,
+            "templates_digest": self.templates_digest,
+        }
+        with atomic_path(Path(path)) as temporary:
+            save_file({"weight": self.weight.cpu().contiguous()}, temporary, metadata=metadata)
+
+    @classmethod
+    def load(cls, path: Path) -> TextEmbeddings:
+        """Read what `save` wrote.
+
+        Raises:
+            CheckpointError: the file is missing, damaged or of another kind.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                weight = file.get_tensor("weight")
+            names = tuple(json.loads(metadata["names"]))
+            embeddings = cls(
+                weight=weight,
+                num_synonyms=tuple(json.loads(metadata["num_synonyms"])),
+                names=names,
+                clip_digest=metadata["clip_digest"],
+                templates_digest=metadata["templates_digest"],
+            )
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise CheckpointError(
+                f"{path}: no readable text embeddings ({error}); remove it and embed again"
+            ) from None
+        if metadata.get("vocabulary_digest") != embeddings.vocabulary_digest:
+            raise CheckpointError(f"{path}: names and digest differ; remove it and embed again")
+        return embeddings
+
+
+def digest(texts: Sequence[str]) -> str:
+    """Return the SHA-256 of a list of strings."""
+    return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()
+
+
+@torch.no_grad()
+def embed_vocabulary(
+    backbone: ClipBackbone, names: Sequence[str], *, templates: Sequence[str] = TEMPLATES
+) -> TextEmbeddings:
+    """Embed the synonyms of every class, each as the normalised mean over the templates.
+
+    Args:
+        backbone: a CLIP with its text tower.
+        names: K class names, commas between synonyms.
+        templates: sentences with one `{}` each.
+
+    Returns:
+        Embeddings in float32 on the backbone's device.
+
+    Raises:
+        DataError: the vocabulary is empty, or a name is blank.
+    """
+    if not names:
+        raise DataError("the vocabulary is empty; give at least one class name")
+    for index, name in enumerate(names):
+        if not name.strip():
+            raise DataError(f"vocabulary: the name of class {index} is blank; fill it or remove it")
+    synonyms = [split_synonyms(name) for name in names]
+    unique = list(dict.fromkeys(part for parts in synonyms for part in parts))
+    rows = _embed_synonyms(backbone, unique, templates)  # (number of different synonyms, D)
+    index = {synonym: row for row, synonym in enumerate(unique)}
+    order = torch.tensor([index[part] for parts in synonyms for part in parts], device=rows.device)
+    return TextEmbeddings(
+        weight=rows[order],
+        num_synonyms=tuple(len(parts) for parts in synonyms),
+        names=tuple(names),
+        clip_digest=backbone.text_digest(),
+        templates_digest=digest(templates),
+    )
+
+
+def _embed_synonyms(
+    backbone: ClipBackbone, synonyms: Sequence[str], templates: Sequence[str]
+) -> Tensor:
+    """Embed each synonym, (n, D) unit rows: normalise each sentence, average, normalise."""
+    sentences = [template.format(synonym) for synonym in synonyms for template in templates]
+    chunks = [
+        backbone.encode_text(sentences[start : start + CHUNK])
+        for start in range(0, len(sentences), CHUNK)
+    ]
+    embedded = F.normalize(torch.cat(chunks), dim=-1).unflatten(0, (-1, len(templates)))
+    return F.normalize(embedded.mean(1), dim=-1)

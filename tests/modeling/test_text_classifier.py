@@ -1,0 +1,75 @@
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from maftp.errors import CheckpointError, DataError
+from maftp.modeling.clip_backbone import ClipBackbone
+from maftp.modeling.text_classifier import TEMPLATES, TextEmbeddings, embed_vocabulary
+
+NAMES = ["person, child", "sky", "traffic light,signal,lamp"]
+
+
+@pytest.fixture(scope="module")
+def backbone(tiny_params):
+    torch.manual_seed(0)
+    return ClipBackbone.from_params(tiny_params, weights=None)
+
+
+def test_templates_keep_their_missing_stops():
+    assert len(TEMPLATES) == 14
+    assert [i for i, t in enumerate(TEMPLATES, start=1) if not t.endswith(".")] == [2, 3, 4, 5]
+
+
+def test_rows_follow_classes_and_synonyms(backbone):
+    embeddings = embed_vocabulary(backbone, NAMES)
+    assert embeddings.num_synonyms == (2, 1, 3)
+    assert embeddings.weight.shape == (6, 32)
+    torch.testing.assert_close(embeddings.weight.norm(dim=-1), torch.ones(6))
+    alone = embed_vocabulary(backbone, ["sky"]).weight
+    torch.testing.assert_close(embeddings.weight[2:3], alone, atol=1e-5, rtol=1e-4)
+
+
+def test_mean_of_normalised_sentences(backbone):
+    sentences = [template.format("sky") for template in TEMPLATES]
+    embedded = backbone.clip_model.encode_text(backbone.tokenizer(sentences))
+    mean = (embedded / embedded.norm(dim=-1, keepdim=True)).mean(0)
+    expected = (mean / mean.norm()).detach()
+    row = embed_vocabulary(backbone, ["sky"]).weight[0]
+    torch.testing.assert_close(row, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_repeated_synonyms_keep_their_rows(backbone):
+    embeddings = embed_vocabulary(backbone, ["sky", "cloud,sky"])
+    assert embeddings.num_synonyms == (1, 2)
+    assert torch.equal(embeddings.weight[0], embeddings.weight[2])
+
+
+def test_chunks_do_not_matter(backbone, monkeypatch):
+    whole = embed_vocabulary(backbone, NAMES).weight
+    monkeypatch.setattr("maftp.modeling.text_classifier.CHUNK", 32)  # the text's own length
+    torch.testing.assert_close(embed_vocabulary(backbone, NAMES).weight, whole, atol=1e-5, rtol=0)
+
+
+def test_save_and_load(backbone, tmp_path):
+    embeddings = embed_vocabulary(backbone, NAMES)
+    embeddings.save(tmp_path / "text" / "test.safetensors")
+    loaded = TextEmbeddings.load(tmp_path / "text" / "test.safetensors")
+    assert torch.equal(loaded.weight, embeddings.weight)
+    assert loaded.names == tuple(NAMES)
+    assert loaded.num_synonyms == (2, 1, 3)
+    assert loaded.clip_digest == backbone.text_digest()
+    assert loaded.vocabulary_digest == embeddings.vocabulary_digest
+
+
+def test_damaged_or_foreign_files(tmp_path):
+    (tmp_path / "cut.safetensors").write_bytes(b"\x10\x00")
+    save_file({"weight": torch.zeros(1)}, tmp_path / "foreign.safetensors")
+    for name in ("cut", "foreign", "absent"):
+        with pytest.raises(CheckpointError, match=f"{name}.safetensors"):
+            TextEmbeddings.load(tmp_path / f"{name}.safetensors")
+
+
+@pytest.mark.parametrize(("names", "message"), [([], "empty"), (["sky", " "], "class 1 is blank")])
+def test_bad_vocabularies(backbone, names, message):
+    with pytest.raises(DataError, match=message):
+        embed_vocabulary(backbone, names)

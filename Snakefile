@@ -1,0 +1,34 @@
+# From archives to results/table.csv. `snakemake --cores all results/table.csv` runs the experiment of
+# params.yaml, the miniature world; `--configfile workflow/experiments/NAME.yaml` lays another over it.
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+configfile: "params.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/weights.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/report.smk"
+
+
+localrules:
+    all,
+    datasets,
+
+
+rule all:
+    default_target: True
+    input:
+        "results/table.csv",
+
+
+rule datasets:
+    input:
+        [layout.manifest_path(ROOT, name) for name in DATASETS],
+    message:
+        "All data sets of {EXPERIMENT} are converted"

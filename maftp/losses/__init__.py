@@ -1,0 +1,1 @@
+"""Losses of MAFT+: set criterion, mask-aware loss, representation compensation; tensors only."""

@@ -1,0 +1,173 @@
+"""Set criterion of Mask2Former: class, mask and dice losses of matched queries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maftp.losses.matcher import HungarianMatcher
+from maftp.losses.point_sampling import choose_uncertain_points, sample_points
+
+if TYPE_CHECKING:
+    from maftp.config import Params
+
+Matches = Sequence[tuple[Tensor, Tensor]]
+
+
+class SetCriterion(nn.Module):
+    """Matches every prediction call with the targets anew and sums three losses over the pairs."""
+
+    empty_weight: Tensor
+    """(K+1,): weight of each class in the cross-entropy; a name of released checkpoints."""
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        matcher: HungarianMatcher,
+        class_weight: float,
+        mask_weight: float,
+        dice_weight: float,
+        no_object_weight: float,
+        num_points: int,
+        oversample_ratio: float,
+        importance_sample_ratio: float,
+    ) -> None:
+        """Set the number of training classes, the weights of the losses and the point sampling."""
+        super().__init__()
+        self.num_classes = num_classes
+        self.matcher = matcher
+        self.class_weight = class_weight
+        self.mask_weight = mask_weight
+        self.dice_weight = dice_weight
+        self.num_points = num_points
+        self.oversample_ratio = oversample_ratio
+        self.importance_sample_ratio = importance_sample_ratio
+        empty_weight = torch.ones(num_classes + 1)
+        empty_weight[-1] = no_object_weight
+        self.register_buffer("empty_weight", empty_weight)
+
+    @classmethod
+    def from_params(cls, params: Params, *, num_classes: int) -> SetCriterion:
+        """Build the criterion of `params.train` for `num_classes` training classes."""
+        train = params.train
+        return cls(
+            num_classes=num_classes,
+            matcher=HungarianMatcher.from_params(params),
+            class_weight=train.class_weight,
+            mask_weight=train.mask_weight,
+            dice_weight=train.dice_weight,
+            no_object_weight=train.no_object_weight,
+            num_points=train.num_points,
+            oversample_ratio=train.oversample_ratio,
+            importance_sample_ratio=train.importance_sample_ratio,
+        )
+
+    def forward(
+        self, outputs: Mapping[str, Any], targets: Sequence[Mapping[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """Compute the weighted losses of the final and of every auxiliary prediction call.
+
+        Args:
+            outputs: "pred_logits" (B, Q, K+1), "pred_masks" (B, Q, h, w) and optionally
+                "aux_outputs", a list of such mappings, earliest call first.
+            targets: per image "labels" (G,) int64 in [0, K) and "masks" (G, H, W) bool; all images
+                of the batch padded to one (H, W).
+
+        Returns:
+            `loss_ce`, `loss_mask`, `loss_dice`, and the same with suffix `_i` for auxiliary call i.
+        """
+        targets = [
+            {"labels": target["labels"], "masks": target["masks"].float()} for target in targets
+        ]
+        num_masks = count_masks(targets, device=outputs["pred_masks"].device)
+        losses = self._call_losses(outputs, targets, num_masks)
+        for index, auxiliary in enumerate(outputs.get("aux_outputs", ())):
+            for name, loss in self._call_losses(auxiliary, targets, num_masks).items():
+                losses[f"{name}_{index}"] = loss
+        return losses
+
+    def _call_losses(
+        self,
+        outputs: Mapping[str, Tensor],
+        targets: Sequence[Mapping[str, Tensor]],
+        num_masks: Tensor,
+    ) -> dict[str, Tensor]:
+        matches = self.matcher(outputs, targets)
+        loss_mask, loss_dice = self._mask_losses(outputs["pred_masks"], targets, matches, num_masks)
+        return {
+            "loss_ce": self.class_weight
+            * self._class_loss(outputs["pred_logits"], targets, matches),
+            "loss_mask": self.mask_weight * loss_mask,
+            "loss_dice": self.dice_weight * loss_dice,
+        }
+
+    def _class_loss(
+        self, logits: Tensor, targets: Sequence[Mapping[str, Tensor]], matches: Matches
+    ) -> Tensor:
+        """Weighted cross-entropy over all queries (B, Q, K+1); unmatched ones are void."""
+        classes = logits.new_full(logits.shape[:2], self.num_classes, dtype=torch.int64)
+        for image, ((queries, chosen), target) in enumerate(zip(matches, targets, strict=True)):
+            classes[image, queries.to(logits.device)] = target["labels"][
+                chosen.to(target["labels"].device)
+            ]
+        return F.cross_entropy(logits.float().transpose(1, 2), classes, self.empty_weight)
+
+    def _mask_losses(
+        self,
+        masks: Tensor,
+        targets: Sequence[Mapping[str, Tensor]],
+        matches: Matches,
+        num_masks: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Mask and dice loss of the N matched pairs at points of their own; masks (B, Q, h, w)."""
+        predicted = torch.cat([mask[q] for mask, (q, _) in zip(masks, matches, strict=True)])
+        if len(predicted) == 0:
+            zero = masks[:0].sum()  # attached to the graph, so that every worker has gradients
+            return zero, zero
+        wanted = torch.cat([t["masks"][g] for t, (_, g) in zip(targets, matches, strict=True)])
+        predicted = predicted.unsqueeze(1).float()  # (N, 1, h, w)
+        points = choose_uncertain_points(
+            predicted,
+            num_points=self.num_points,
+            oversample_ratio=self.oversample_ratio,
+            importance_sample_ratio=self.importance_sample_ratio,
+        )
+        logits = sample_points(predicted, points).squeeze(1)  # (N, P)
+        labels = sample_points(wanted.unsqueeze(1), points).squeeze(1)  # (N, P)
+        return mask_loss(logits, labels, num_masks), dice_loss(logits, labels, num_masks)
+
+
+def mask_loss(logits: Tensor, labels: Tensor, num_masks: Tensor) -> Tensor:
+    """Binary cross-entropy averaged over points, summed over pairs, divided by `num_masks`.
+
+    Args:
+        logits: (N, P).
+        labels: (N, P) in [0, 1].
+        num_masks: scalar.
+    """
+    losses = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+    return losses.mean(1).sum() / num_masks
+
+
+def dice_loss(logits: Tensor, labels: Tensor, num_masks: Tensor) -> Tensor:
+    """Dice distance smoothed by one, summed over pairs, divided by `num_masks`; shapes as above."""
+    probabilities = logits.sigmoid()
+    overlap = 2 * (probabilities * labels).sum(1)
+    total = probabilities.sum(1) + labels.sum(1)
+    return (1 - (overlap + 1) / (total + 1)).sum() / num_masks
+
+
+def count_masks(targets: Sequence[Mapping[str, Tensor]], *, device: torch.device) -> Tensor:
+    """Return the mean number of ground-truth masks per worker, at least 1, as a scalar."""
+    count = sum(len(target["labels"]) for target in targets)
+    num_masks = torch.as_tensor([float(count)], device=device)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(num_masks)
+        num_masks = num_masks / torch.distributed.get_world_size()
+    return num_masks.clamp(min=1.0).squeeze(0)

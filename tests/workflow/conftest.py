@@ -1,0 +1,66 @@
+"""A checkout in a temporary folder, at the pipeline's smallest size, run by the real Snakemake."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SMOKE = Path(__file__).with_name("smoke.yaml")
+BIN = Path(sys.executable).parent
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """A folder with the project's files, linked, and parameters of its own."""
+
+    path: Path
+
+    def snakemake(
+        self, *arguments: str, ok: bool = True, timeout: int = 600
+    ) -> subprocess.CompletedProcess:
+        """Run Snakemake here on two cores; with `ok` a failure shows its whole output."""
+        command = [BIN / "snakemake", "--cores", "2", "--rerun-incomplete", *arguments]
+        return self.run(*command, ok=ok, timeout=timeout)
+
+    def maftp(self, *arguments: str, ok: bool = True) -> subprocess.CompletedProcess:
+        """Run a `maftp` command here."""
+        return self.run(BIN / "maftp", *arguments, ok=ok)
+
+    def run(self, *command, ok: bool = True, timeout: int = 600) -> subprocess.CompletedProcess:
+        done = subprocess.run(
+            list(map(str, command)), cwd=self.path, capture_output=True, text=True, timeout=timeout
+        )
+        assert not ok or done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def read(self, name: str) -> str:
+        return (self.path / name).read_text()
+
+
+def make_checkout(path: Path) -> Checkout:
+    path.mkdir(parents=True, exist_ok=True)
+    for name in ("Snakefile", "workflow", "maftp"):
+        (path / name).symlink_to(ROOT / name)
+    shutil.copy(ROOT / "params.yaml", path)
+    shutil.copy(SMOKE, path)
+    return Checkout(path)
+
+
+@pytest.fixture
+def checkout(tmp_path) -> Checkout:
+    """A checkout in which nothing has run yet."""
+    return make_checkout(tmp_path / "checkout")
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> Checkout:
+    """A checkout whose table was made; tests must not change it."""
+    checkout = make_checkout(tmp_path_factory.mktemp("finished") / "checkout")
+    checkout.snakemake("--configfile", "smoke.yaml", "results/table.csv", timeout=900)
+    return checkout

@@ -1,0 +1,118 @@
+# Parameters, paths and input functions. No rules.
+import re
+import shlex
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+from maftp.config import load_params
+from maftp.data import layout
+from maftp.data.catalog import load_catalog
+from maftp.errors import MaftpError
+from maftp.tracking.source import source_digest
+
+# Rules find the commands of this environment although it is not activated.
+shell.prefix(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
+
+if workflow.config_settings.config:
+    raise WorkflowError(
+        "--config is not taken: a run's values stand in a file; "
+        "write them to a .yaml file and name it with --configfile"
+    )
+
+# Every command gets these files and reads them in this order.
+PARAM_FILES = ["params.yaml", *map(str, workflow.overwrite_configfiles)]
+
+
+def read_params():
+    """Return the checked parameters and the catalog they name."""
+    try:
+        params = load_params(*PARAM_FILES)
+        overlay = params.data.catalog
+        # The miniature world writes its overlay as the first job.
+        drawn_later = params.data.world is not None and not Path(overlay).exists()
+        catalog = load_catalog(None if drawn_later else overlay)
+        for name in params.benchmarks:
+            catalog.benchmark(name)
+    except MaftpError as error:
+        raise WorkflowError(str(error)) from None
+    return params, catalog
+
+
+PARAMS, CATALOG = read_params()
+EXPERIMENT = PARAMS.experiment
+BENCHMARKS = list(PARAMS.benchmarks)
+ROOT = layout.datasets_root(PARAMS.data.root)
+ROOT = ROOT.relative_to(Path.cwd()) if ROOT.is_relative_to(Path.cwd()) else ROOT
+RESULTS = f"results/{EXPERIMENT}"
+RUN = f"{RESULTS}/{{variant}}/seed{{seed}}"
+CLIP_NAME = f"{PARAMS.clip.model}-{Path(PARAMS.clip.pretrained).stem}"
+CLIP = f"weights/clip/{CLIP_NAME}.safetensors"
+TEXT = f"weights/text/{CLIP_NAME}-{PARAMS.clip.templates}templates/{EXPERIMENT}"
+TRAINED = [v for v in PARAMS.variants if PARAMS.for_variant(v).weights is None]
+EVALUATED = list(dict.fromkeys(CATALOG.benchmarks[name].dataset for name in BENCHMARKS))
+DATASETS = list(dict.fromkeys(([PARAMS.data.train] if TRAINED else []) + EVALUATED))
+SOURCES = list(
+    dict.fromkeys(s for name in DATASETS for s in CATALOG.datasets[name].sources)
+)
+SOURCE_OF = {CATALOG.source(name).file: name for name in SOURCES}
+
+
+wildcard_constraints:
+    variant="|".join(PARAMS.variants),
+    seed=r"\d+",
+    benchmark="|".join(BENCHMARKS),
+    source="|".join(SOURCES),
+    dataset="|".join(DATASETS),
+    stem="|".join(CATALOG.datasets[name].vocabulary for name in DATASETS),
+    file="|".join(map(re.escape, SOURCE_OF)),
+    rows=r"(\.all_rows)?",
+
+
+def archive(source):
+    """Return the file a source is downloaded to."""
+    return layout.archives_dir(ROOT) / CATALOG.source(source).file
+
+
+def archive_unless_in_place(wildcards):
+    """Return the archive to unpack; nothing where the user has put its contents in place."""
+    makes = [ROOT / path for path in CATALOG.source(wildcards.source).makes]
+    own = not archive(wildcards.source).exists() and all(
+        path.exists() for path in makes
+    )
+    return [] if own else archive(wildcards.source)
+
+
+def unpacked(dataset):
+    """Return what must be in place before a dataset is converted."""
+    return [
+        layout.stamp_path(ROOT, source) for source in CATALOG.datasets[dataset].sources
+    ]
+
+
+def text_embeddings(dataset):
+    """Return the cached text embeddings of a dataset's vocabulary."""
+    entry = CATALOG.datasets[dataset]
+    return f"{TEXT}/{entry.vocabulary}{'.all_rows' if entry.keep_row_zero else ''}.safetensors"
+
+
+def run_weights(wildcards):
+    """Return the checkpoint a variant is evaluated with: its own, or the one its parameters name."""
+    named = PARAMS.for_variant(wildcards.variant).weights
+    if named is None:
+        return f"{RUN}/weights.safetensors"
+    return named.format(experiment=EXPERIMENT, seed=wildcards.seed)
+
+
+def settings(*keys, variant=None):
+    """Return the values under dotted keys, so that a job reruns when one of them changes."""
+    params = PARAMS if variant is None else PARAMS.for_variant(variant)
+    values = params.model_dump(mode="json")
+    found = {}
+    for key in keys:
+        value = values
+        for part in key.split("."):
+            value = value[part]
+        found[key] = value
+    return found

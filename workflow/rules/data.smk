@@ -1,0 +1,74 @@
+# Archives to training and evaluation data: draw (miniature world only), download, unpack, convert.
+if PARAMS.data.world:
+
+    rule world:
+        output:
+            PARAMS.data.catalog,
+        log:
+            f"{ROOT}/logs/world.log",
+        conda:
+            "../../envs/environment.yaml"
+        params:
+            files=PARAM_FILES,
+            world=settings("data.world"),
+            code=source_digest("miniworld"),
+        message:
+            "Draw the miniature world and pack it as the official archives"
+        shell:
+            "maftp world --params {params.files} --log {log}"
+
+
+rule download:
+    input:
+        PARAMS.data.catalog or [],
+    output:
+        f"{layout.archives_dir(ROOT)}/{{file}}",
+    log:
+        f"{ROOT}/logs/download.{{file}}.log",
+    conda:
+        "../../envs/environment.yaml"
+    resources:
+        downloads=1,
+    params:
+        files=PARAM_FILES,
+        source=lambda wildcards: SOURCE_OF[wildcards.file],
+    message:
+        "Download {wildcards.file}"
+    shell:
+        "maftp download {params.source} --params {params.files} --log {log}"
+
+
+rule unpack:
+    input:
+        archive_unless_in_place,
+    output:
+        layout.stamp_path(ROOT, "{source}"),
+    log:
+        f"{ROOT}/logs/unpack.{{source}}.log",
+    conda:
+        "../../envs/environment.yaml"
+    params:
+        files=PARAM_FILES,
+    message:
+        "Unpack {wildcards.source}"
+    shell:
+        "maftp unpack {wildcards.source} --params {params.files} --log {log}"
+
+
+rule convert:
+    input:
+        lambda wildcards: unpacked(wildcards.dataset),
+    output:
+        layout.manifest_path(ROOT, "{dataset}"),
+    log:
+        f"{ROOT}/logs/convert.{{dataset}}.log",
+    conda:
+        "../../envs/environment.yaml"
+    threads: 2
+    params:
+        files=PARAM_FILES,
+        code=source_digest("data/convert", "data/vocabulary"),
+    message:
+        "Convert {wildcards.dataset}"
+    shell:
+        "maftp convert {wildcards.dataset} --params {params.files} --jobs {threads} --log {log}"

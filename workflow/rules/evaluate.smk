@@ -1,0 +1,42 @@
+# One evaluation per variant, seed and benchmark.
+rule evaluate:
+    input:
+        data=lambda wildcards: layout.manifest_path(
+            ROOT, CATALOG.benchmarks[wildcards.benchmark].dataset
+        ),
+        text=lambda wildcards: text_embeddings(
+            CATALOG.benchmarks[wildcards.benchmark].dataset
+        ),
+        weights=run_weights,
+    output:
+        scores=f"{RUN}/evaluation/{{benchmark}}.json",
+        overlays=directory(f"{RUN}/evaluation/{{benchmark}}"),
+    log:
+        f"{RUN}/evaluation/{{benchmark}}.log",
+    conda:
+        "../../envs/environment.yaml"
+    benchmark:
+        f"{RUN}/evaluation/{{benchmark}}.benchmark.tsv"
+    threads: 1
+    resources:
+        gpus=PARAMS.train.gpus_per_worker,
+    params:
+        files=PARAM_FILES,
+        settings=lambda wildcards: settings(
+            "input.test",
+            "input.pixel_mean",
+            "input.pixel_std",
+            "clip",
+            "model",
+            "evaluate",
+            variant=wildcards.variant,
+        ),
+        code=source_digest(
+            "modeling", "ops", "evaluation", "report/figures", "data/mapper", "data/images"
+        ),
+    message:
+        "Evaluate {wildcards.variant}, seed {wildcards.seed}, on {wildcards.benchmark}"
+    shell:
+        "maftp evaluate {wildcards.benchmark} --params {params.files} --variant {wildcards.variant}"
+        " --seed {wildcards.seed} --weights {input.weights} --text {input.text}"
+        " --out {output.scores} --overlays {output.overlays} --log {log}"

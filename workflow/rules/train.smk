@@ -1,0 +1,40 @@
+# One training per variant and seed; continues from its last checkpoint when it was interrupted.
+rule train:
+    input:
+        data=layout.manifest_path(ROOT, PARAMS.data.train),
+        clip=CLIP,
+        text=text_embeddings(PARAMS.data.train),
+    output:
+        weights=f"{RUN}/weights.safetensors",
+        history=f"{RUN}/history.csv",
+        manifest=f"{RUN}/manifest.json",
+    log:
+        f"{RUN}/train.log",
+    conda:
+        "../../envs/environment.yaml"
+    benchmark:
+        f"{RUN}/train.benchmark.tsv"
+    threads: PARAMS.train.workers * PARAMS.train.cpus_per_worker
+    resources:
+        gpus=PARAMS.train.workers * PARAMS.train.gpus_per_worker,
+    params:
+        files=PARAM_FILES,
+        folder=RUN,
+        settings=lambda wildcards: settings(
+            "data.train",
+            "input.train",
+            "input.pixel_mean",
+            "input.pixel_std",
+            "clip",
+            "model",
+            "train",
+            variant=wildcards.variant,
+        ),
+        code=source_digest(
+            "modeling", "losses", "ops", "training", "data/mapper", "data/loader"
+        ),
+    message:
+        "Train {wildcards.variant}, seed {wildcards.seed}"
+    shell:
+        "maftp train --params {params.files} --variant {wildcards.variant} --seed {wildcards.seed}"
+        " --clip {input.clip} --text {input.text} --out {params.folder} --log {log}"

@@ -79,3 +79,28 @@ def test_an_unknown_variant_lists_the_known_ones():
 def test_keys_are_described():
     lines = describe_keys().splitlines()
     assert any(line.startswith("train.rc_weight: Weight of representation") for line in lines)
+
+
+@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
+def test_the_recipe_is_the_published_one(file):
+    train = load_params(DEFAULT, file).train
+    assert (train.learning_rate, train.backbone_multiplier) == (1e-4, 0.1)
+    assert (train.weight_decay, train.power, train.clip_gradients) == (2e-5, 0.9, 0.01)
+    assert (train.class_weight, train.mask_weight, train.dice_weight) == (2, 5, 5)
+    assert (train.no_object_weight, train.num_points, train.batch_size) == (0.1, 12544, 8)
+    assert (train.mask_aware_weight, train.rc_weight, train.rc_scales) == (1, 0.1, (1, 2, 4))
+
+
+@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
+def test_the_architecture_is_the_published_one(file):
+    model = load_params(DEFAULT, file).model
+    assert (model.num_queries, model.hidden_dim, model.num_heads, model.num_points) == (
+        100,
+        256,
+        8,
+        4,
+    )
+    assert (model.encoder_layers, model.encoder_feedforward) == (6, 1024)
+    assert (model.decoder_layers, model.decoder_feedforward) == (9, 2048)
+    assert model.cdt.num_heads == 8 and model.cdt.tokens == "released"
+    assert (model.ensemble_alpha, model.ensemble_beta) == (0.4, 0.8)

@@ -1,0 +1,1 @@
+"""Tracking: what a run was made of and what it measured."""

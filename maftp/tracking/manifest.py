@@ -1,0 +1,110 @@
+"""What a run was made of: code, parameters, data, packages, device, seed and command.
+
+The manifest lies beside the weights as `manifest.json`; MLflow gets the same dictionary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from maftp.tracking.source import PACKAGE, source_digest
+
+if TYPE_CHECKING:
+    from maftp.config import Params
+
+PACKAGES = (
+    "maftp", "torch", "torchvision", "detectron2", "open_clip_torch", "timm", "numpy", "scipy",
+    "pillow", "opencv-python-headless", "ray", "mlflow", "snakemake", "safetensors",
+)  # fmt: skip
+"""Packages whose versions can change a result."""
+
+TRAINING_CODE = ("modeling", "losses", "ops", "training", "data/mapper", "data/loader")
+"""Code that decides about trained weights."""
+
+
+def training_digest(params: Params, *, seed: int, inputs: Sequence[str]) -> str:
+    """Return 16 hexadecimal digits over everything the trained weights and their history depend on.
+
+    A checkpoint made under another digest belongs to another run.
+
+    Args:
+        params: one variant of an experiment.
+        seed: of the run.
+        inputs: digests of the files the run reads, in a fixed order.
+    """
+    values = params.model_dump(mode="json")
+    parts = {key: values[key] for key in ("clip", "model", "train")}
+    parts["input"] = {key: value for key, value in values["input"].items() if key != "test"}
+    parts |= {"dataset": params.data.train, "seed": seed, "inputs": list(inputs)}
+    parts["code"] = source_digest(*TRAINING_CODE)
+    return digest_of(parts)
+
+
+def digest_of(value: Any) -> str:
+    """Return 16 hexadecimal digits over a value of JSON's types, whatever the order of keys."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def collect_manifest(
+    params: Params, *, variant: str, seed: int, inputs: Mapping[str, str], device: str
+) -> dict[str, Any]:
+    """Gather what a run was made of.
+
+    Args:
+        params: parameters of the variant, with its overrides applied.
+        variant: its name.
+        seed: of the run.
+        inputs: digests of the files the run reads, such as CLIP's weights, by path.
+        device: what it runs on, such as "cpu" or "cuda".
+    """
+    return {
+        "experiment": params.experiment,
+        "variant": variant,
+        "seed": seed,
+        "params": params.model_dump(mode="json"),
+        "params_digest": digest_of(params.model_dump(mode="json")),
+        "inputs": dict(inputs),
+        **_commit(),
+        "source_digest": source_digest(*TRAINING_CODE),
+        "packages": package_versions(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": device,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of those of `PACKAGES` that are installed."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _commit() -> dict[str, Any]:
+    """Return the commit of the code and whether it was edited since; both None without git."""
+    commit = _git("rev-parse", "HEAD")
+    status = _git("status", "--porcelain") if commit else None
+    return {"commit": commit, "dirty": None if status is None else bool(status)}
+
+
+def _git(*arguments: str) -> str | None:
+    command = ["git", "-C", str(PACKAGE), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,1 @@
+"""Training: optimizer, the loop of one worker, checkpoints, and Ray Train around them."""

@@ -1,0 +1,153 @@
+"""The loop of one worker: exact resume, seeds, rows, failures."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from maftp.errors import TrainingError
+from maftp.training.checkpoint import newest_checkpoint, read_numbers, step_folder
+from maftp.training.meter import TIMINGS
+from maftp.training.worker import Place, seed_step, train
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+def run(tiny, folder, params, *, seed=0, stop_after=None, batches=None):
+    """Train the tiny model; return its reports, or stop after some step as a kill would."""
+    reports = []
+
+    def report(row, checkpoint):
+        reports.append((row, checkpoint))
+        if stop_after is not None and row["step"] >= stop_after:
+            raise Killed
+
+    train(
+        tiny.TinyModel(seed),
+        batches or tiny.tiny_batches(),
+        params=params,
+        seed=seed,
+        folder=folder,
+        report=report,
+        facts={"run": "abc"},
+        place=Place(rank=0, world_size=1, device=torch.device("cpu")),
+    )
+    return reports
+
+
+def history(folder):
+    rows = read_numbers(newest_checkpoint(folder))["history"]
+    return [{key: value for key, value in row.items() if key not in TIMINGS} for row in rows]
+
+
+def assert_equal_runs(first, second):
+    one, two = load_file(first / "weights.safetensors"), load_file(second / "weights.safetensors")
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert history(first) == history(second)
+
+
+def test_two_runs_are_equal_to_the_bit(tiny, params, tmp_path):
+    run(tiny, tmp_path / "a", params)
+    run(tiny, tmp_path / "b", params)
+    assert_equal_runs(tmp_path / "a", tmp_path / "b")
+
+
+def test_seeds_differ(tiny, params, tmp_path):
+    run(tiny, tmp_path / "a", params)
+    run(tiny, tmp_path / "b", params, seed=1)
+    assert history(tmp_path / "a") != history(tmp_path / "b")
+
+
+@pytest.mark.parametrize("stop_after", [3, 4, 6, 8, 9, 12])
+def test_resumed_run_equals_an_unbroken_one(tiny, params, tmp_path, stop_after):
+    # Checkpoints at 4, 8, 12; rows at 3, 4, 6, 8, 9, 12. Stopping at 3 starts from nothing.
+    run(tiny, tmp_path / "a", params)
+    with pytest.raises(Killed):
+        run(tiny, tmp_path / "b", params, stop_after=stop_after)
+    torch.rand(7)  # what ran before in the process must not matter
+    resumed = run(tiny, tmp_path / "b", params)
+    assert all(row["step"] > stop_after // 4 * 4 for row, _ in resumed)
+    assert_equal_runs(tmp_path / "a", tmp_path / "b")
+
+
+def test_rows_and_checkpoints(tiny, params, tmp_path):
+    reports = run(tiny, tmp_path, params)
+    assert [row["step"] for row, _ in reports] == [3, 4, 6, 8, 9, 12]
+    assert [path and path.name for _, path in reports] == [
+        None, "step-00000004", None, "step-00000008", None, "step-00000012"
+    ]  # fmt: skip
+    assert list(reports[0][0]) == [
+        "step", "loss", "loss_ce", "rc_loss", "learning_rate",
+        "images_per_second", "data_wait", "seconds",
+    ]  # fmt: skip
+    assert not step_folder(tmp_path, 4).exists()  # two are kept
+    first, last = reports[0][0], reports[-1][0]
+    # lr of the last step a row covers: 1e-3 (1 - 2/12)^0.9 and 1e-3 (1 - 11/12)^0.9.
+    assert first["learning_rate"] == pytest.approx(1e-3 * (10 / 12) ** 0.9)
+    assert last["learning_rate"] == pytest.approx(1e-3 * (1 / 12) ** 0.9)
+
+
+def test_checkpoint_says_what_training_cost(tiny, params, tmp_path):
+    run(tiny, tmp_path, params)
+    numbers = read_numbers(newest_checkpoint(tmp_path))
+    model = tiny.TinyModel()
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert numbers["trainable_parameters"] == trained
+    assert numbers["peak_memory_bytes"] > 50 * 2**20  # Python and torch alone take more
+    assert (numbers["step"], numbers["run"]) == (12, "abc")
+    assert numbers["seconds"] > 0
+
+
+def test_frozen_parameters_stay(tiny, params, tmp_path):
+    run(tiny, tmp_path, params)
+    trained, fresh = load_file(tmp_path / "weights.safetensors"), tiny.TinyModel().state_dict()
+    assert torch.equal(trained["frozen.weight"], fresh["frozen.weight"])
+    assert not torch.equal(trained["head.weight"], fresh["head.weight"])
+
+
+def test_infinite_loss_names_step_terms_and_files(tiny, params, tmp_path):
+    def batches(start):
+        for step, batch in enumerate(tiny.tiny_batches()(start), start):
+            if step == 5:
+                batch[1]["target"] = torch.tensor(torch.inf)
+            yield batch
+
+    with pytest.raises(TrainingError, match=r"step 6: .*loss_ce = inf.*image_20.jpg, image_21.jpg"):
+        run(tiny, tmp_path, params, batches=batches)
+    assert newest_checkpoint(tmp_path) == step_folder(tmp_path, 4)
+
+
+def test_loss_scaling_resumes_too(tiny, tmp_path):
+    # float16 on the CPU; the scale doubles after 2000 steps, so its count of steps must be kept.
+    params = tiny.tiny_params(amp=True)
+    run(tiny, tmp_path / "a", params)
+    with pytest.raises(Killed):
+        run(tiny, tmp_path / "b", params, stop_after=6)
+    run(tiny, tmp_path / "b", params)
+    assert_equal_runs(tmp_path / "a", tmp_path / "b")
+    parts = torch.load(newest_checkpoint(tmp_path / "b") / "optimizer.pt", weights_only=True)
+    assert parts["scaler"]["scale"] >= 1.0 and parts["scaler"]["_growth_tracker"] >= 0
+
+
+def test_lost_weights_are_written_again(tiny, params, tmp_path):
+    run(tiny, tmp_path / "a", params)
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    (tmp_path / "b" / "weights.safetensors").unlink()
+    assert run(tiny, tmp_path / "b", params) == []
+    assert_equal_runs(tmp_path / "a", tmp_path / "b")
+
+
+def test_random_points_differ_between_steps_and_workers():
+    def draw(*place):
+        seed_step(*place)
+        return torch.rand(3)
+
+    assert torch.equal(draw(0, 5, 1), draw(0, 5, 1))
+    draws = [draw(*place) for place in ((0, 5, 1), (1, 5, 1), (0, 6, 1), (0, 5, 0), (5, 0, 1))]
+    assert len({tuple(values.tolist()) for values in draws}) == len(draws)

@@ -175,7 +175,7 @@ def test_training_killed_in_the_middle_resumes_to_the_same_table(finished, tmp_p
     checkout = copy(finished, tmp_path / "copy")
     for variant in ("maftp", "fcclip", "fcclip_shuffled"):
         shutil.rmtree(checkout.path / "results/smoke" / variant)
-    longer = {"train": {"iterations": 60}}
+    longer = {"train": {"iterations": 60}, "benchmarks": ["PAS-20", "ADE-panoptic"]}
     (checkout.path / "longer.yaml").write_text(yaml.safe_dump(longer))
     reference = copy(checkout, tmp_path / "reference")
     arguments = (*SMOKE, "longer.yaml", "results/table.csv")

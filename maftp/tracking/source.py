@@ -17,7 +17,7 @@ def source_digest(*places: str) -> str:
     """Return 16 hexadecimal digits over the syntax trees of modules and packages of maftp.
 
     Args:
-        places: paths below the package without suffix, such as `losses` or `data/mapper`.
+        places: paths below the package, such as `losses`, `data/mapper` or `data/sources.yaml`.
 
     Raises:
         ValueError: a place is neither a module nor a package.
@@ -34,9 +34,9 @@ def _files(place: str) -> list[Path]:
     path = PACKAGE / place
     if path.is_dir():
         return sorted(file for file in path.rglob("*") if file.suffix in {".py", ".yaml", ".json"})
-    module = path.with_suffix(".py")
-    if module.is_file():
-        return [module]
+    for file in (path, path.with_suffix(".py")):
+        if file.is_file():
+            return [file]
     raise ValueError(f"{place}: no module or package of maftp")
 
 

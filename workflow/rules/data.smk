@@ -1,4 +1,9 @@
 # Archives to training and evaluation data: draw (miniature world only), download, unpack, convert.
+WORLD_MODULES = [
+    *("ade20k", "archives", "coco", "label_spaces", "packing", "pascal"),
+    *("scenes", "splits", "sprites", "textures", "words", "words.yaml"),
+]
+
 if PARAMS.data.world:
 
     rule world:
@@ -11,7 +16,7 @@ if PARAMS.data.world:
         params:
             files=PARAM_FILES,
             world=settings("data.world"),
-            code=source_digest("miniworld"),
+            code=source_digest(*(f"miniworld/{name}" for name in WORLD_MODULES)),
         message:
             "Draw the miniature world and pack it as the official archives"
         shell:

@@ -2,7 +2,7 @@
 # make test    set up .venv when needed, run all tests
 # make lint    formatters and linters, as CI runs them
 # make bench   speed and memory
-# make clip    train the miniature CLIP anew (about 20 minutes on two cores)
+# make clip    train the miniature CLIP anew (23 minutes on two busy cores)
 # make pins    resolve envs/*.in into the pinned files with hashes
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin

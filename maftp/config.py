@@ -1,7 +1,7 @@
 """Typed, frozen parameters: the only shape of `params.yaml` and of the experiments laid over it.
 
-Every value a run depends on stands in a parameter file; nothing here has a default, so that a key has
-one home. Unknown keys are refused. `load_params` names the file and the key of whatever is wrong.
+Every value a run depends on stands in a parameter file; nothing here has a default, so that a key
+has one home. Unknown keys are refused. `load_params` names the file and the key of what is wrong.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ class Data(_Block):
     """Where the data are and what to train on."""
 
     root: str | None
-    """Folder of the data sets; null takes $DETECTRON2_DATASETS, or ./datasets when that is unset."""
+    """Folder of the data sets; null takes $DETECTRON2_DATASETS, else ./datasets."""
     catalog: str | None
-    """Overlay of maftp/data/sources.yaml with other URLs, digests and counts; null takes the official ones."""
+    """Overlay of maftp/data/sources.yaml (URLs, digests, counts); null takes the official one."""
     train: Literal["coco_stuff", "coco_panoptic"]
     """Training set: COCO-Stuff for semantic models, COCO panoptic for panoptic ones."""
     workers: Annotated[int, Field(ge=0)]
@@ -102,7 +102,7 @@ class Clip(_Block):
     pretrained: str
     """open_clip tag of the weights, or a local weight file (.safetensors)."""
     stochastic_depth: bool
-    """True drops residual blocks in training as the public code does by accident; false is deterministic."""
+    """True drops residual blocks in training, as the public code does by accident."""
     templates: Literal[1, 14]
     """Sentences per name: the 14 of the method, or the first of them alone."""
 
@@ -115,17 +115,17 @@ class Cdt(_Block):
     """semantic: LN(T + Y); panoptic: T + LN(Y). Released weights fix it."""
     num_heads: Positive
     tokens: Literal["released", "spatial"]
-    """released: the channel-major chunks that released weights were trained with; spatial: one token per pixel."""
+    """released: chunks across channels, as in released weights; spatial: one token per pixel."""
 
 
 class Model(_Block):
     """Architecture."""
 
     name: Literal["maftp", "fcclip"]
-    """maftp: CLIP fine-tuned with the method; fcclip: the frozen-CLIP baseline with its geometric ensemble."""
+    """maftp: CLIP fine-tuned with the method; fcclip: the baseline, frozen CLIP."""
     num_queries: Positive
     hidden_dim: Positive
-    """Width of pixel decoder and transformer decoder; a multiple of 32 (GroupNorm) and of num_heads."""
+    """Width of pixel decoder and transformer decoder; a multiple of 32 and of num_heads."""
     num_heads: Positive
     encoder_layers: Positive
     encoder_feedforward: Positive
@@ -187,7 +187,7 @@ class Evaluate(_Block):
     """Inference and metrics."""
 
     post_process_first: bool | None
-    """Resize masks (true) or class scores (false) to the image's size; null: true with panoptic output only."""
+    """Resize masks (true) or scores (false) to the image; null: true for panoptic output only."""
     object_threshold: Fraction
     """Smallest class probability of a panoptic segment."""
     overlap_threshold: Fraction

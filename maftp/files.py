@@ -15,9 +15,9 @@ from typing import Any
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` with the same suffix; rename it on success, remove it on error.
+    """Yield a temporary path beside `path`; rename it on success, remove it on error.
 
-    The target's folder is made when missing. A directory may be written at the yielded path as well.
+    The name is the same. Missing folders are made; a directory may be written as well.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
 """Build backend: Detectron2's Python code as a wheel without compiled parts.
 
 Detectron2 has no release of its own on the package index. `sal-detectron2` 0.7.2 packs upstream's
-Python code together with a binary for one Python and one CUDA version. Nothing in this project needs
-that binary, so this backend fetches the wheel at a pinned digest, leaves the binary out and repacks
+Python code together with a binary for one Python and one CUDA version. Nothing here needs that
+binary, so this backend fetches the wheel at a pinned digest, leaves the binary out and repacks
 the rest as `detectron2-0.7.2-py3-none-any.whl`. Nothing is compiled.
 """
 

@@ -1,7 +1,7 @@
 """Digest of the code behind a result, blind to comments, docstrings and formatting.
 
-Snakemake reruns a job when its rule changes, but cannot see the modules behind a command. Rules record
-this digest as a parameter, so that an edit which can change a number reruns what depends on it.
+Snakemake reruns a job when its rule changes, but cannot see the modules behind a command. Rules
+record this digest as a parameter: an edit that can change a number reruns what depends on it.
 """
 
 from __future__ import annotations

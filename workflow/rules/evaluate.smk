@@ -13,10 +13,10 @@ rule evaluate:
         overlays=directory(f"{RUN}/evaluation/{{benchmark}}"),
     log:
         f"{RUN}/evaluation/{{benchmark}}.log",
-    conda:
-        "../../envs/environment.yaml"
     benchmark:
         f"{RUN}/evaluation/{{benchmark}}.benchmark.tsv"
+    conda:
+        "../../envs/environment.yaml"
     threads: 1
     resources:
         gpus=PARAMS.train.gpus_per_worker,
@@ -32,7 +32,12 @@ rule evaluate:
             variant=wildcards.variant,
         ),
         code=source_digest(
-            "modeling", "ops", "evaluation", "report/figures", "data/mapper", "data/images"
+            "modeling",
+            "ops",
+            "evaluation",
+            "report/figures",
+            "data/mapper",
+            "data/images",
         ),
     message:
         "Evaluate {wildcards.variant}, seed {wildcards.seed}, on {wildcards.benchmark}"

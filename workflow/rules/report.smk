@@ -8,7 +8,11 @@ RUNS = [
 
 rule experiment_table:
     input:
-        [f"{run}/evaluation/{benchmark}.json" for run in RUNS for benchmark in BENCHMARKS],
+        [
+            f"{run}/evaluation/{benchmark}.json"
+            for run in RUNS
+            for benchmark in BENCHMARKS
+        ],
     output:
         csv=f"{RESULTS}/table.csv",
         markdown=f"{RESULTS}/table.md",

@@ -10,10 +10,10 @@ rule train:
         manifest=f"{RUN}/manifest.json",
     log:
         f"{RUN}/train.log",
-    conda:
-        "../../envs/environment.yaml"
     benchmark:
         f"{RUN}/train.benchmark.tsv"
+    conda:
+        "../../envs/environment.yaml"
     threads: PARAMS.train.workers * PARAMS.train.cpus_per_worker
     resources:
         gpus=PARAMS.train.workers * PARAMS.train.gpus_per_worker,

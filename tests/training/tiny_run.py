@@ -82,6 +82,7 @@ def tiny_params(**train: Any) -> Params:
     values["train"] |= {
         "iterations": 12, "batch_size": 4, "workers": 1, "cpus_per_worker": 1,
         "checkpoint_period": 4, "checkpoints_kept": 2, "log_period": 3,
+        "learning_rate": 1e-3, "backbone_multiplier": 0.1, "weight_decay": 2e-5,
     } | train  # fmt: skip
     return parse_params(values, source="tests")
 

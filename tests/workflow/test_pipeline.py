@@ -18,7 +18,7 @@ from tests.workflow.conftest import BIN, Checkout
 
 pytestmark = pytest.mark.slow
 
-SMOKE = ("--configfile", "smoke.yaml")
+SMOKE = "smoke.yaml"
 SCORES = ["A-847", "A-150", "PC-459", "PC-59", "PAS-20", "PQ", "SQ", "RQ"]
 COSTS = ["trainable_parameters", "training_seconds", "peak_memory_mb"]
 
@@ -29,9 +29,10 @@ def copy(finished: Checkout, path: Path) -> Checkout:
     return Checkout(path)
 
 
-def planned(checkout: Checkout, *arguments: str) -> dict[str, int]:
-    """Return how many jobs of each rule a dry run plans."""
-    output = checkout.snakemake("-n", *arguments).stdout
+def planned(checkout: Checkout, *params: str) -> dict[str, int]:
+    """Return how many jobs of each rule a dry run of the table plans."""
+    done = checkout.snakemake("-n", "results/table.csv", params=params)
+    output = done.stdout + done.stderr
     return {name: int(count) for name, count in re.findall(r"^(\w+)\s+(\d+)$", output, re.M)}
 
 
@@ -47,7 +48,8 @@ def test_the_table_has_a_row_per_variant_and_its_columns(finished):
 
 
 def test_a_second_run_has_nothing_to_do(finished):
-    assert "Nothing to be done" in finished.snakemake("-n", *SMOKE, "results/table.csv").stdout
+    done = finished.snakemake("-n", "results/table.csv", params=[SMOKE])
+    assert "Nothing to be done" in done.stdout + done.stderr
 
 
 def test_nothing_half_written_remains(finished):
@@ -84,7 +86,7 @@ def test_runs_are_in_mlflow(finished):
 def test_a_parameter_reruns_what_depends_on_it(finished, tmp_path, change, reruns, keeps):
     checkout = copy(finished, tmp_path / "copy")
     (checkout.path / "change.yaml").write_text(yaml.safe_dump(change))
-    plan = planned(checkout, *SMOKE, "change.yaml", "results/table.csv")
+    plan = planned(checkout, SMOKE, "change.yaml")
     assert {rule: plan.get(rule, 0) for rule in reruns} == reruns
     assert not keeps & set(plan)
 
@@ -93,14 +95,14 @@ def test_a_parameter_reruns_what_depends_on_it(finished, tmp_path, change, rerun
     "experiment", ["maftp_base", "maftp_large", "maftp_large_panoptic", "fcclip_base"]
 )
 def test_official_experiments_are_planned_from_a_clean_checkout(checkout, experiment):
-    plan = planned(checkout, "--configfile", f"workflow/experiments/{experiment}.yaml")
+    plan = planned(checkout, f"workflow/experiments/{experiment}.yaml")
     assert plan["train"] == 1
     assert {"download", "unpack", "convert", "clip", "text_embeddings", "table"} <= set(plan)
     assert "world" not in plan
 
 
 def test_dag_and_lint(checkout):
-    assert "digraph" in checkout.snakemake("--dag", *SMOKE).stdout
+    assert "digraph" in checkout.snakemake("--dag", params=[SMOKE]).stdout
     checkout.snakemake("--lint")
 
 
@@ -114,7 +116,7 @@ def test_dag_and_lint(checkout):
 )
 def test_a_wrong_parameter_ends_in_a_sentence(checkout, text, sentence):
     (checkout.path / "wrong.yaml").write_text(text)
-    done = checkout.snakemake("--configfile", "wrong.yaml", ok=False)
+    done = checkout.snakemake(params=["wrong.yaml"], ok=False)
     assert done.returncode != 0
     assert sentence in done.stdout + done.stderr
     assert not (checkout.path / "results").exists()
@@ -141,7 +143,7 @@ def test_a_truncated_archive_names_the_file(finished, tmp_path):
     stamp = root / "archives/voc2012.unpacked.json"
     stamp.unlink()
     shutil.rmtree(root / "VOCdevkit/VOC2012")
-    done = checkout.snakemake(*SMOKE, "--rerun-triggers", "mtime", "-R", "unpack", ok=False)
+    done = checkout.snakemake("--rerun-triggers", "mtime", params=[SMOKE], ok=False)
     assert_one_sentence(done, archive.name)
     assert not stamp.exists() and not (root / "VOCdevkit/VOC2012").exists()
 
@@ -154,7 +156,7 @@ def test_a_corrupted_label_names_the_file(finished, tmp_path):
     manifest = root / "manifests/ade20k_150.json"
     manifest.unlink()
     shutil.rmtree(root / "ade/ADEChallengeData2016/annotations_detectron2")
-    done = checkout.snakemake(*SMOKE, str(manifest.relative_to(checkout.path)), ok=False)
+    done = checkout.snakemake(str(manifest.relative_to(checkout.path)), params=[SMOKE], ok=False)
     assert_one_sentence(done, label.name)
     assert not manifest.exists()
 
@@ -166,7 +168,7 @@ def test_a_wrong_checkpoint_names_the_file_and_an_entry(finished, tmp_path):
     weights = checkout.path / "results/smoke/maftp/seed0/weights.safetensors"
     shutil.copy(next((checkout.path / "weights/clip").glob("*.safetensors")), weights)
     target = str(evaluation.relative_to(checkout.path))
-    done = checkout.snakemake(*SMOKE, "--rerun-triggers", "mtime", "--", target, ok=False)
+    done = checkout.snakemake(target, "--rerun-triggers", "params", params=[SMOKE], ok=False)
     assert_one_sentence(done, "weights.safetensors")
     assert not evaluation.exists()
 
@@ -178,10 +180,10 @@ def test_training_killed_in_the_middle_resumes_to_the_same_table(finished, tmp_p
     longer = {"train": {"iterations": 60}, "benchmarks": ["PAS-20", "ADE-panoptic"]}
     (checkout.path / "longer.yaml").write_text(yaml.safe_dump(longer))
     reference = copy(checkout, tmp_path / "reference")
-    arguments = (*SMOKE, "longer.yaml", "results/table.csv")
-    command = [BIN / "snakemake", "--cores", "2", "--configfile", "smoke.yaml", "longer.yaml", "--"]
+    files = [SMOKE, "longer.yaml"]
+    command = [BIN / "snakemake", "--cores", "2", "results/table.csv", "--configfile", *files]
     with subprocess.Popen(
-        [*map(str, command), "results/table.csv"],
+        list(map(str, command)),
         cwd=checkout.path,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -189,9 +191,9 @@ def test_training_killed_in_the_middle_resumes_to_the_same_table(finished, tmp_p
         kill_training(checkout, after_checkpoints=2)
         running.wait(timeout=300)
     assert running.returncode != 0
-    resumed = checkout.snakemake(*arguments, timeout=900)
+    resumed = checkout.snakemake("results/table.csv", params=files, timeout=900)
     assert "resum" in (resumed.stdout + resumed.stderr).lower()
-    reference.snakemake(*arguments, timeout=900)
+    reference.snakemake("results/table.csv", params=files, timeout=900)
     costs = ["training_seconds", "peak_memory_mb"]
     tables = [pd.read_csv(c.path / "results/table.csv") for c in (checkout, reference)]
     pd.testing.assert_frame_equal(*(table.drop(columns=costs) for table in tables))
@@ -211,7 +213,7 @@ def kill_training(checkout: Checkout, *, after_checkpoints: int) -> None:
 
 
 def count_checkpoints(folder: Path) -> int:
-    return len(list(folder.rglob("checkpoint_*")))
+    return len(list(folder.glob("step-*")))
 
 
 def training_drivers(checkout: Checkout) -> list[int]:

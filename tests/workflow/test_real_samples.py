@@ -120,7 +120,7 @@ def scored(finished, tmp_path_factory) -> Checkout:
         "variants": {"maftp": {}},
     }
     (checkout.path / "samples.yaml").write_text(yaml.safe_dump(experiment))
-    checkout.snakemake("--configfile", "smoke.yaml", "samples.yaml", "results/table.csv")
+    checkout.snakemake("results/table.csv", params=["smoke.yaml", "samples.yaml"])
     return checkout
 
 

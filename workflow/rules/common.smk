@@ -21,7 +21,8 @@ if workflow.config_settings.config:
         "write them to a .yaml file and name it with --configfile"
     )
 
-# Every command gets these files and reads them in this order.
+# Every command gets these files and reads them in this order. Rules name them in the command and not
+# under `params`, so that another file with the same values reruns nothing.
 PARAM_FILES = ["params.yaml", *map(str, workflow.overwrite_configfiles)]
 
 

@@ -14,13 +14,12 @@ if PARAMS.data.world:
         conda:
             "../../envs/environment.yaml"
         params:
-            files=PARAM_FILES,
             world=settings("data.world"),
             code=source_digest(*(f"miniworld/{name}" for name in WORLD_MODULES)),
         message:
             "Draw the miniature world and pack it as the official archives"
         shell:
-            "maftp world --params {params.files} --log {log}"
+            "maftp world --params {PARAM_FILES} --log {log}"
 
 
 rule download:
@@ -35,12 +34,11 @@ rule download:
     resources:
         downloads=1,
     params:
-        files=PARAM_FILES,
         source=lambda wildcards: SOURCE_OF[wildcards.file],
     message:
         "Download {wildcards.file}"
     shell:
-        "maftp download {params.source} --params {params.files} --log {log}"
+        "maftp download {params.source} --params {PARAM_FILES} --log {log}"
 
 
 rule unpack:
@@ -52,12 +50,10 @@ rule unpack:
         f"{ROOT}/logs/unpack.{{source}}.log",
     conda:
         "../../envs/environment.yaml"
-    params:
-        files=PARAM_FILES,
     message:
         "Unpack {wildcards.source}"
     shell:
-        "maftp unpack {wildcards.source} --params {params.files} --log {log}"
+        "maftp unpack {wildcards.source} --params {PARAM_FILES} --log {log}"
 
 
 rule convert:
@@ -71,9 +67,8 @@ rule convert:
         "../../envs/environment.yaml"
     threads: 2
     params:
-        files=PARAM_FILES,
         code=source_digest("data/convert", "data/vocabulary"),
     message:
         "Convert {wildcards.dataset}"
     shell:
-        "maftp convert {wildcards.dataset} --params {params.files} --jobs {threads} --log {log}"
+        "maftp convert {wildcards.dataset} --params {PARAM_FILES} --jobs {threads} --log {log}"

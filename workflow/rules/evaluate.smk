@@ -21,7 +21,6 @@ rule evaluate:
     resources:
         gpus=PARAMS.train.gpus_per_worker,
     params:
-        files=PARAM_FILES,
         settings=lambda wildcards: settings(
             "input.test",
             "input.pixel_mean",
@@ -42,6 +41,6 @@ rule evaluate:
     message:
         "Evaluate {wildcards.variant}, seed {wildcards.seed}, on {wildcards.benchmark}"
     shell:
-        "maftp evaluate {wildcards.benchmark} --params {params.files} --variant {wildcards.variant}"
+        "maftp evaluate {wildcards.benchmark} --params {PARAM_FILES} --variant {wildcards.variant}"
         " --seed {wildcards.seed} --weights {input.weights} --text {input.text}"
         " --out {output.scores} --overlays {output.overlays} --log {log}"

@@ -21,13 +21,12 @@ rule experiment_table:
     conda:
         "../../envs/environment.yaml"
     params:
-        files=PARAM_FILES,
         runs=RUNS,
         code=source_digest("report/tables"),
     message:
         "Table of {EXPERIMENT}"
     shell:
-        "maftp table {params.runs} --params {params.files}"
+        "maftp table {params.runs} --params {PARAM_FILES}"
         " --out {output.csv} --markdown {output.markdown} --log {log}"
 
 

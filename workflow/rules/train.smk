@@ -18,7 +18,6 @@ rule train:
     resources:
         gpus=PARAMS.train.workers * PARAMS.train.gpus_per_worker,
     params:
-        files=PARAM_FILES,
         folder=RUN,
         settings=lambda wildcards: settings(
             "data.train",
@@ -36,5 +35,5 @@ rule train:
     message:
         "Train {wildcards.variant}, seed {wildcards.seed}"
     shell:
-        "maftp train --params {params.files} --variant {wildcards.variant} --seed {wildcards.seed}"
+        "maftp train --params {PARAM_FILES} --variant {wildcards.variant} --seed {wildcards.seed}"
         " --clip {input.clip} --text {input.text} --out {params.folder} --log {log}"

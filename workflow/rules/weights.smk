@@ -10,12 +10,11 @@ rule clip:
     conda:
         "../../envs/environment.yaml"
     params:
-        files=PARAM_FILES,
         clip=settings("clip.model", "clip.config", "clip.pretrained"),
     message:
         "Fetch CLIP {CLIP_NAME}"
     shell:
-        "maftp clip --params {params.files} --out {output} --log {log}"
+        "maftp clip --params {PARAM_FILES} --out {output} --log {log}"
 
 
 rule retrain_miniature_clip:
@@ -47,7 +46,6 @@ rule text_embeddings:
     conda:
         "../../envs/environment.yaml"
     params:
-        files=PARAM_FILES,
         vocabulary=lambda wildcards: layout.vocabulary_path(ROOT, wildcards.stem),
         rows=lambda wildcards: "--keep-row-zero" if wildcards.rows else "",
         clip=settings("clip.templates"),
@@ -55,5 +53,5 @@ rule text_embeddings:
     message:
         "Embed the class names of {wildcards.stem}"
     shell:
-        "maftp embed {params.vocabulary} {params.rows} --params {params.files}"
+        "maftp embed {params.vocabulary} {params.rows} --params {PARAM_FILES}"
         " --clip {input.clip} --out {output} --log {log}"

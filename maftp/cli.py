@@ -83,11 +83,17 @@ def _command(
             "--params",
             nargs="+",
             type=Path,
-            default=[Path("params.yaml")],
+            default=_default_params(),
             metavar="FILE",
-            help="parameter files, later ones laid over earlier ones (params.yaml)",
+            help="parameter files, later ones laid over earlier ones ($MAFTP_PARAMS, params.yaml)",
         )
     return parser
+
+
+def _default_params() -> list[Path]:
+    """Return the files that the workflow names, separated as in $PATH, or params.yaml."""
+    named = os.environ.get("MAFTP_PARAMS", "params.yaml")
+    return [Path(file) for file in named.split(os.pathsep)]
 
 
 def _start_logging(log: Path | None) -> None:

@@ -1,4 +1,5 @@
 # Parameters, paths and input functions. No rules.
+import os
 import re
 import shlex
 import sys
@@ -12,18 +13,20 @@ from maftp.data.catalog import load_catalog
 from maftp.errors import MaftpError
 from maftp.tracking.source import source_digest
 
-# Rules find the commands of this environment although it is not activated.
-shell.prefix(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
-
 if workflow.config_settings.config:
     raise WorkflowError(
         "--config is not taken: a run's values stand in a file; "
         "write them to a .yaml file and name it with --configfile"
     )
 
-# Every command gets these files and reads them in this order. Rules name them in the command and not
-# under `params`, so that another file with the same values reruns nothing.
 PARAM_FILES = ["params.yaml", *map(str, workflow.overwrite_configfiles)]
+
+# Every command reads these files in this order. They are no `params` of the rules, so that another
+# file with the same values reruns nothing. Commands are found although .venv is not activated.
+shell.prefix(
+    f"export MAFTP_PARAMS={shlex.quote(os.pathsep.join(PARAM_FILES))}"
+    f" PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
+)
 
 
 def read_params():

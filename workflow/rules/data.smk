@@ -19,7 +19,7 @@ if PARAMS.data.world:
         message:
             "Draw the miniature world and pack it as the official archives"
         shell:
-            "maftp world --params {PARAM_FILES} --log {log}"
+            "maftp world --log {log}"
 
 
 rule download:
@@ -38,7 +38,7 @@ rule download:
     message:
         "Download {wildcards.file}"
     shell:
-        "maftp download {params.source} --params {PARAM_FILES} --log {log}"
+        "maftp download {params.source} --log {log}"
 
 
 rule unpack:
@@ -53,7 +53,7 @@ rule unpack:
     message:
         "Unpack {wildcards.source}"
     shell:
-        "maftp unpack {wildcards.source} --params {PARAM_FILES} --log {log}"
+        "maftp unpack {wildcards.source} --log {log}"
 
 
 rule convert:
@@ -71,4 +71,4 @@ rule convert:
     message:
         "Convert {wildcards.dataset}"
     shell:
-        "maftp convert {wildcards.dataset} --params {PARAM_FILES} --jobs {threads} --log {log}"
+        "maftp convert {wildcards.dataset} --jobs {threads} --log {log}"

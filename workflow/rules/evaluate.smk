@@ -41,6 +41,6 @@ rule evaluate:
     message:
         "Evaluate {wildcards.variant}, seed {wildcards.seed}, on {wildcards.benchmark}"
     shell:
-        "maftp evaluate {wildcards.benchmark} --params {PARAM_FILES} --variant {wildcards.variant}"
+        "maftp evaluate {wildcards.benchmark} --variant {wildcards.variant}"
         " --seed {wildcards.seed} --weights {input.weights} --text {input.text}"
         " --out {output.scores} --overlays {output.overlays} --log {log}"

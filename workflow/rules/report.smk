@@ -26,7 +26,7 @@ rule experiment_table:
     message:
         "Table of {EXPERIMENT}"
     shell:
-        "maftp table {params.runs} --params {PARAM_FILES}"
+        "maftp table {params.runs}"
         " --out {output.csv} --markdown {output.markdown} --log {log}"
 
 

@@ -35,5 +35,5 @@ rule train:
     message:
         "Train {wildcards.variant}, seed {wildcards.seed}"
     shell:
-        "maftp train --params {PARAM_FILES} --variant {wildcards.variant} --seed {wildcards.seed}"
+        "maftp train --variant {wildcards.variant} --seed {wildcards.seed}"
         " --clip {input.clip} --text {input.text} --out {params.folder} --log {log}"

@@ -14,7 +14,7 @@ rule clip:
     message:
         "Fetch CLIP {CLIP_NAME}"
     shell:
-        "maftp clip --params {PARAM_FILES} --out {output} --log {log}"
+        "maftp clip --out {output} --log {log}"
 
 
 rule retrain_miniature_clip:
@@ -53,5 +53,5 @@ rule text_embeddings:
     message:
         "Embed the class names of {wildcards.stem}"
     shell:
-        "maftp embed {params.vocabulary} {params.rows} --params {PARAM_FILES}"
+        "maftp embed {params.vocabulary} {params.rows}"
         " --clip {input.clip} --out {output} --log {log}"

@@ -57,8 +57,16 @@ TEXT = f"weights/text/{CLIP_NAME}-{PARAMS.clip.templates}templates/{EXPERIMENT}"
 TRAINED = [v for v in PARAMS.variants if PARAMS.for_variant(v).weights is None]
 EVALUATED = list(dict.fromkeys(CATALOG.benchmarks[name].dataset for name in BENCHMARKS))
 DATASETS = list(dict.fromkeys(([PARAMS.data.train] if TRAINED else []) + EVALUATED))
+TRAINING_NAMES = CATALOG.source_of_vocabulary(
+    CATALOG.datasets[PARAMS.data.train].vocabulary
+)
 SOURCES = list(
-    dict.fromkeys(s for name in DATASETS for s in CATALOG.datasets[name].sources)
+    dict.fromkeys(
+        [
+            *(s for name in DATASETS for s in CATALOG.datasets[name].sources),
+            TRAINING_NAMES,
+        ]
+    )
 )
 SOURCE_OF = {CATALOG.source(name).file: name for name in SOURCES}
 

@@ -8,6 +8,8 @@ rule evaluate:
             CATALOG.benchmarks[wildcards.benchmark].dataset
         ),
         weights=run_weights,
+        # tells seen classes from unseen ones
+        training_names=layout.stamp_path(ROOT, TRAINING_NAMES),
     output:
         scores=f"{RUN}/evaluation/{{benchmark}}.json",
         overlays=directory(f"{RUN}/evaluation/{{benchmark}}"),

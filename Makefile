@@ -1,7 +1,6 @@
 # make table   set up .venv when needed, run the experiment of params.yaml, write results/table.csv
 # make test    set up .venv when needed, run all tests
 # make lint    formatters and linters, as CI runs them
-# make bench   speed and memory
 # make clip    train the miniature CLIP anew (23 minutes on two busy cores)
 # make pins    resolve envs/*.in into the pinned files with hashes
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -9,7 +8,7 @@ BIN := .venv/bin
 CORES ?= all
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) --rerun-incomplete
 
-.PHONY: table test fast-test lint format bench clip pins env
+.PHONY: table test fast-test lint format clip pins env
 
 table: env
 	@$(SNAKEMAKE) results/table.csv

@@ -94,14 +94,7 @@ def overlay() -> dict:
                 "splits": {"train": {"count": 1}, "val": {"count": 0}},
             },
         },
-        "benchmarks": {
-            "A-847": {"split": "train"},
-            "COCO-Pan semantic": {
-                "dataset": "coco_panoptic_val",
-                "split": "val",
-                "metric": "semantic",
-            },
-        },
+        "benchmarks": {"A-847": {"split": "train"}},
     }
 
 

@@ -23,10 +23,10 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_ran
 
 from maftp.data.catalog import Source
 from maftp.data.images import link_or_copy
-from maftp.data.lock import locked
 from maftp.data.meter import Meter
 from maftp.errors import DownloadError
 from maftp.files import atomic_path
+from maftp.lock import locked
 
 logger = logging.getLogger(__name__)
 

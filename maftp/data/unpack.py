@@ -20,9 +20,9 @@ from maftp.data.catalog import Catalog, Source
 from maftp.data.download import check_space, registration_message, verify
 from maftp.data.images import link_or_copy
 from maftp.data.layout import archives_dir, stamp_path
-from maftp.data.lock import locked
 from maftp.errors import DataError, DownloadError
 from maftp.files import write_json
+from maftp.lock import locked
 from maftp.progress import track
 
 _DAMAGED = (

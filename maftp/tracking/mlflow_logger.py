@@ -12,12 +12,12 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tenacity import Retrying, stop_after_attempt, wait_random
-
 from maftp.files import write_json
+from maftp.lock import locked
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -182,12 +182,19 @@ class MlflowLogger:
         return run.info.run_id
 
     def _experiment_id(self) -> str:
+        from mlflow.exceptions import MlflowException
+
         found = self._client.get_experiment_by_name(self._experiment)
-        if found is not None:
-            return found.experiment_id
-        return self._client.create_experiment(
-            self._experiment, artifact_location=_artifact_location(self._uri)
-        )
+        if found is None:
+            try:
+                return self._client.create_experiment(
+                    self._experiment, artifact_location=_artifact_location(self._uri)
+                )
+            except MlflowException:  # another run made it meanwhile
+                found = self._client.get_experiment_by_name(self._experiment)
+                if found is None:
+                    raise
+        return found.experiment_id
 
     def _keep(self, **values: Any) -> None:
         self._note |= values
@@ -213,14 +220,18 @@ def _connect(uri: str) -> MlflowClient:
 
     for noisy in ("alembic", "mlflow.store", "mlflow.tracking"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
-    if uri.startswith(_SQLITE):
-        Path(uri.removeprefix(_SQLITE)).parent.mkdir(parents=True, exist_ok=True)
-    # Two runs that begin at the same moment both try to make the tables of a new SQLite file.
-    for attempt in Retrying(stop=stop_after_attempt(4), wait=wait_random(0.5, 2), reraise=True):
-        with attempt:
-            client = MlflowClient(tracking_uri=uri)
-            client.search_experiments(max_results=1)
+    # Two runs that begin at the same moment would both make the tables of a new SQLite file.
+    with _alone_with(uri):
+        client = MlflowClient(tracking_uri=uri)
+        client.search_experiments(max_results=1)
     return client
+
+
+def _alone_with(uri: str) -> AbstractContextManager[None]:
+    if not uri.startswith(_SQLITE):
+        return nullcontext()
+    database = Path(uri.removeprefix(_SQLITE))
+    return locked(database.with_name(f"{database.name}.lock"))
 
 
 def _artifact_location(uri: str) -> str | None:

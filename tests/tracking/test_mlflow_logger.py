@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 
 import pytest
 
@@ -145,3 +147,38 @@ def test_flatten():
     assert flatten({"a": {"b": 1, "c": {"d": None}}, "e": [1, 2]}) == {
         "a.b": "1", "a.c.d": "None", "e": "[1, 2]"
     }  # fmt: skip
+
+
+START_A_RUN = """
+import sys
+from pathlib import Path
+from maftp.tracking.mlflow_logger import MlflowLogger
+
+uri, name = sys.argv[1:]
+Path(name).mkdir()
+run = MlflowLogger(uri=uri, experiment="new", run_name=name, folder=Path(name), digest="abc")
+run.start({"params": {}, **dict.fromkeys(
+    ("commit", "dirty", "params_digest", "source_digest", "device", "python"))})
+run.log_row({"step": 20, "loss": 3.0})
+run.finish()
+"""
+
+
+@pytest.mark.slow
+def test_runs_that_begin_at_once_are_all_there(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    names = ["a", "b", "c"]
+    command = [sys.executable, "-c", START_A_RUN, uri]
+    runs = [
+        subprocess.Popen([*command, name], cwd=tmp_path, stderr=subprocess.PIPE) for name in names
+    ]
+    messages = [run.communicate()[1].decode() for run in runs]
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri)
+    experiments = [e for e in client.search_experiments() if e.name == "new"]
+    assert len(experiments) == 1, messages
+    found = client.search_runs([experiments[0].experiment_id])
+    assert {run.info.run_name for run in found} == set(names), messages
+    assert all(run.data.metrics == {"loss": 3.0} for run in found), messages

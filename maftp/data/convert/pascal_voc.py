@@ -20,9 +20,9 @@ from maftp.data.convert.driver import (
     run_tasks,
 )
 from maftp.data.images import link_or_copy, read_label
-from maftp.data.lock import locked
 from maftp.errors import DataError
 from maftp.files import atomic_path
+from maftp.lock import locked
 
 IGNORE = 255
 _REFUSED = 254

@@ -25,11 +25,11 @@ from maftp.data.convert import (
 )
 from maftp.data.convert.driver import Conversion, Outcome, Result
 from maftp.data.layout import index_path, manifest_path, stamp_path, vocabulary_path
-from maftp.data.lock import locked
 from maftp.data.pairing import list_stems, pair
 from maftp.data.vocabulary import Vocabulary, read_vocabulary
 from maftp.errors import DataError
 from maftp.files import atomic_path, write_json
+from maftp.lock import locked
 
 logger = logging.getLogger(__name__)
 

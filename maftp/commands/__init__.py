@@ -1,0 +1,1 @@
+"""The commands of `maftp`, one module a topic; each has `add(commands)`."""

@@ -1,0 +1,72 @@
+"""What the commands share: options, and how they read parameters."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich_argparse import RichHelpFormatter
+
+if TYPE_CHECKING:
+    from maftp.config import Params
+    from maftp.data.catalog import Catalog
+
+
+def command(
+    commands: argparse._SubParsersAction,
+    name: str,
+    help: str,
+    run: Callable[[argparse.Namespace], None],
+    *,
+    params: bool = True,
+) -> argparse.ArgumentParser:
+    """Add one command; with `params` it reads parameter files.
+
+    Args:
+        commands: what `ArgumentParser.add_subparsers` returns.
+        name: word on the command line.
+        help: one sentence.
+        run: called with the parsed options.
+        params: whether the command reads parameter files.
+    """
+    parser = commands.add_parser(
+        name, help=help, description=help, formatter_class=RichHelpFormatter
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument(
+        "--log", type=Path, help="also write everything, tracebacks too, to this file"
+    )
+    if params:
+        parser.add_argument(
+            "--params",
+            nargs="+",
+            type=Path,
+            default=_default_params(),
+            metavar="FILE",
+            help="parameter files, later ones laid over earlier ones ($MAFTP_PARAMS, params.yaml)",
+        )
+    return parser
+
+
+def _default_params() -> list[Path]:
+    """Return the files that the workflow names, separated as in $PATH, or params.yaml."""
+    named = os.environ.get("MAFTP_PARAMS", "params.yaml")
+    return [Path(file) for file in named.split(os.pathsep)]
+
+
+def read_params(options: argparse.Namespace) -> Params:
+    """Return the checked parameters of the files that --params names."""
+    from maftp.config import load_params
+
+    return load_params(*options.params)
+
+
+def catalog_and_root(params: Params) -> tuple[Catalog, Path]:
+    """Return the catalog of an experiment and the root of its data sets."""
+    from maftp.data.catalog import load_catalog
+    from maftp.data.layout import datasets_root
+
+    return load_catalog(params.data.catalog), datasets_root(params.data.root)

@@ -1,0 +1,48 @@
+"""Commands that write tables of results."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from maftp.commands.parser import command, read_params
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Add these commands."""
+    _add_table(commands)
+    _add_merge_tables(commands)
+
+
+def _add_table(commands: argparse._SubParsersAction) -> None:
+    parser = command(
+        commands, "table", "Gather the scores of an experiment's runs into a table.", _table
+    )
+    parser.add_argument("runs", nargs="+", type=Path, help="results/EXPERIMENT/VARIANT/seedN")
+    _add_table_outputs(parser)
+
+
+def _table(options: argparse.Namespace) -> None:
+    from maftp.report.tables import experiment_table, write_table
+
+    table = experiment_table(options.runs, benchmarks=read_params(options).benchmarks)
+    write_table(table, options.out, options.markdown)
+
+
+def _add_merge_tables(commands: argparse._SubParsersAction) -> None:
+    parser = command(
+        commands, "merge-tables", "Join the tables of experiments.", _merge_tables, params=False
+    )
+    parser.add_argument("tables", nargs="+", type=Path, help="results/EXPERIMENT/table.csv")
+    _add_table_outputs(parser)
+
+
+def _merge_tables(options: argparse.Namespace) -> None:
+    from maftp.report.tables import merge_tables
+
+    merge_tables(options.tables, options.out, options.markdown)
+
+
+def _add_table_outputs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, required=True, help=".csv file to write")
+    parser.add_argument("--markdown", type=Path, required=True, help=".md file for people")

@@ -1,0 +1,67 @@
+"""Commands about CLIP and its text embeddings."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from maftp.commands.parser import command, read_params
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Add these commands."""
+    _add_clip(commands)
+    _add_miniature_clip(commands)
+    _add_embed(commands)
+
+
+def _add_clip(commands: argparse._SubParsersAction) -> None:
+    parser = command(
+        commands, "clip", "Fetch CLIP's pretrained weights into one checked file.", _clip
+    )
+    parser.add_argument("--out", type=Path, required=True, help=".safetensors file to write")
+
+
+def _clip(options: argparse.Namespace) -> None:
+    from maftp.modeling.clip_weights import fetch_clip
+
+    fetch_clip(read_params(options).clip, options.out)
+
+
+def _add_miniature_clip(commands: argparse._SubParsersAction) -> None:
+    parser = command(
+        commands,
+        "miniature-clip",
+        "Train the miniature world's CLIP anew.",
+        _miniature_clip,
+        params=False,
+    )
+    parser.add_argument("--out", type=Path, required=True, help=".safetensors file to write")
+
+
+def _miniature_clip(options: argparse.Namespace) -> None:
+    from maftp.miniworld.clip import SHIPPED, train_clip
+
+    train_clip(options.out, recipe=SHIPPED)
+
+
+def _add_embed(commands: argparse._SubParsersAction) -> None:
+    parser = command(
+        commands, "embed", "Embed the class names of a vocabulary with CLIP's text tower.", _embed
+    )
+    parser.add_argument("vocabulary", type=Path, help="text file, one `index:name,synonym` a line")
+    parser.add_argument("--keep-row-zero", action="store_true", help="row 0 is a class as well")
+    parser.add_argument("--clip", type=Path, required=True, help="CLIP's weights (.safetensors)")
+    parser.add_argument("--out", type=Path, required=True, help=".safetensors file to write")
+
+
+def _embed(options: argparse.Namespace) -> None:
+    from maftp.data.vocabulary import read_vocabulary
+    from maftp.modeling.clip_backbone import ClipBackbone
+    from maftp.modeling.text_classifier import TEMPLATES, embed_vocabulary
+
+    params = read_params(options)
+    vocabulary = read_vocabulary(options.vocabulary, keep_row_zero=options.keep_row_zero)
+    backbone = ClipBackbone.from_params(params, weights=options.clip)
+    templates = TEMPLATES[: params.clip.templates]
+    embed_vocabulary(backbone, vocabulary.names, templates=templates).save(options.out)

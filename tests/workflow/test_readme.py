@@ -1,0 +1,91 @@
+"""What the README tells people to type, typed in a finished checkout."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import socket
+import subprocess
+import time
+
+import numpy as np
+import pytest
+import requests
+
+from tests.workflow.conftest import BIN, ROOT
+
+pytestmark = pytest.mark.slow
+
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> str:
+    return "\n".join(re.findall(rf"^```{language}\n(.*?)^```", README, re.S | re.M))
+
+
+COMMANDS = [shlex.split(line, comments=True) for line in blocks("sh").splitlines() if line.strip()]
+SERVER = ["mlflow", "ui"]
+
+
+@pytest.fixture(scope="module")
+def home(finished, tmp_path_factory):
+    """The finished checkout under the names that the README uses."""
+    (finished.path / "results/miniature").symlink_to("smoke")
+    yield finished
+    (finished.path / "results/miniature").unlink()
+
+
+def test_make_targets_exist():
+    targets = [command[1] for command in COMMANDS if command[0] == "make"]
+    assert targets[:2] == ["table", "test"]
+    for target in targets:
+        subprocess.run(["make", "-n", target], cwd=ROOT, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    "command", [c for c in COMMANDS if c[0] == "snakemake"], ids=lambda command: " ".join(command)
+)
+def test_snakemake_commands(checkout, command):
+    """Planned only where the README runs it; test_pipeline.py runs the same target."""
+    options = command[1:] if "-n" in command else ["-n", *command[1:]]
+    done = checkout.run(BIN / "snakemake", "--cores", "2", *options)
+    assert "table" in done.stdout + done.stderr
+
+
+def test_the_mlflow_page_lists_the_runs(home):
+    (command,) = [c for c in COMMANDS if c[:2] == SERVER]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = subprocess.Popen(
+        [BIN / command[0], *command[1:], "--port", str(port)],
+        cwd=home.path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        found = ask(f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/search")
+    finally:
+        server.terminate()
+        server.wait(timeout=60)
+    assert "smoke" in {experiment["name"] for experiment in found["experiments"]}
+
+
+def ask(url: str) -> dict:
+    """Return the server's answer as soon as it gives one."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        try:
+            return requests.post(url, json={"max_results": 10}, timeout=10).json()
+        except requests.ConnectionError:
+            time.sleep(0.5)
+    pytest.fail("mlflow ui did not start")
+
+
+def test_the_python_example(home, monkeypatch):
+    monkeypatch.chdir(home.path)
+    image = np.random.default_rng(0).integers(0, 255, (120, 150, 3), dtype=np.uint8)
+    names = {"image": image}
+    exec(blocks("python").replace('"miniature"', '"smoke.yaml"'), names)
+    labels = names["result"].labels
+    assert labels.shape == (120, 150) and labels.max() < 3

@@ -24,6 +24,33 @@ def test_every_experiment_is_valid_and_named_after_its_file(file):
     assert load_params(DEFAULT, file).experiment == file.stem
 
 
+LOSSES_OF_THE_PAPER = {
+    "class_weight": 2.0,
+    "mask_weight": 5.0,
+    "dice_weight": 5.0,
+    "no_object_weight": 0.1,
+    "oversample_ratio": 3.0,
+    "importance_sample_ratio": 0.75,
+    "rc_scales": (1, 2, 4),
+    "clip_gradients": 0.01,
+    "backbone_multiplier": 0.1,
+    "learning_rate": 1e-4,
+}
+
+
+@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
+def test_official_experiments_weigh_losses_as_the_paper_does(file):
+    """What the miniature world weighs otherwise must not reach them."""
+    params = load_params(DEFAULT, file)
+    for variant in params.variants:
+        recipe = params.for_variant(variant)
+        expected = {**LOSSES_OF_THE_PAPER, "mask_aware_weight": 1.0, "rc_weight": 0.1}
+        if recipe.model.name == "fcclip":
+            expected |= {"mask_aware_weight": 0.0, "rc_weight": 0.0}
+        found = {key: getattr(recipe.train, key) for key in expected}
+        assert {**found, "rc_scales": tuple(found["rc_scales"])} == expected
+
+
 def test_an_overlay_changes_its_keys_only(tmp_path):
     before = load_params(DEFAULT)
     after = load_params(DEFAULT, overlay(tmp_path, "train: {rc_weight: 0.2}"))

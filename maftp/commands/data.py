@@ -44,6 +44,9 @@ def _add_download(commands: argparse._SubParsersAction) -> None:
         commands, "download", "Fetch one source of the catalog and check its digest.", _download
     )
     parser.add_argument("source", help="name in the catalog, such as ade20k_challenge")
+    parser.add_argument(
+        "--from", dest="local", type=Path, metavar="FILE", help="the file, when you have it already"
+    )
 
 
 def _download(options: argparse.Namespace) -> None:
@@ -51,7 +54,7 @@ def _download(options: argparse.Namespace) -> None:
     from maftp.data.layout import archives_dir
 
     catalog, root = catalog_and_root(read_params(options))
-    fetch(catalog.source(options.source), archives_dir(root))
+    fetch(catalog.obtainable(options.source), archives_dir(root), local=options.local)
 
 
 def _add_unpack(commands: argparse._SubParsersAction) -> None:

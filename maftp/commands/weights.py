@@ -1,16 +1,17 @@
-"""Commands about CLIP and its text embeddings."""
+"""Commands about CLIP, its text embeddings, and released weights."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from maftp.commands.parser import command, read_params
+from maftp.commands.parser import catalog_and_root, command, read_params
 
 
 def add(commands: argparse._SubParsersAction) -> None:
     """Add these commands."""
     _add_clip(commands)
+    _add_released(commands)
     _add_miniature_clip(commands)
     _add_embed(commands)
 
@@ -26,6 +27,34 @@ def _clip(options: argparse.Namespace) -> None:
     from maftp.modeling.clip_weights import fetch_clip
 
     fetch_clip(read_params(options).clip, options.out)
+
+
+def _add_released(commands: argparse._SubParsersAction) -> None:
+    parser = command(
+        commands,
+        "released-weights",
+        "Check every entry of a downloaded released checkpoint and keep it as .safetensors.",
+        _released,
+    )
+    parser.add_argument("name", help="name in the catalog, such as maftp_b")
+    parser.add_argument("--variant", default="maftp", help="variant it belongs to (maftp)")
+    parser.add_argument("--out", type=Path, required=True, help=".safetensors file to write")
+
+
+def _released(options: argparse.Namespace) -> None:
+    from maftp.data.download import fetch
+    from maftp.data.layout import archives_dir
+    from maftp.modeling.released_weights import convert_released
+
+    params = read_params(options).for_variant(options.variant)
+    catalog, root = catalog_and_root(params)
+    convert_released(
+        params,
+        fetch(catalog.released(options.name), archives_dir(root)),
+        options.out,
+        name=options.name,
+        num_training_classes=catalog.dataset(params.data.train).classes,
+    )
 
 
 def _add_miniature_clip(commands: argparse._SubParsersAction) -> None:

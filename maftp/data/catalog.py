@@ -26,7 +26,7 @@ class _Entry(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Source(_Entry):
+class Obtainable(_Entry):
     """One file to obtain; the keys are explained at the top of `sources.yaml`."""
 
     title: str
@@ -41,10 +41,6 @@ class Source(_Entry):
     licence: str
     note: str = ""
     registration: str | None = None
-    unpack: str | None = None
-    nested: tuple[str, ...] = ()
-    place: str | None = None
-    makes: tuple[str, ...]
 
     @property
     def urls(self) -> tuple[str, ...]:
@@ -58,9 +54,22 @@ class Source(_Entry):
         return {name: digest.lower() for name, digest in found.items() if digest}
 
     @model_validator(mode="after")
-    def _check(self) -> Source:
+    def _check_address(self) -> Obtainable:
         if not self.urls and self.registration is None:
             raise ValueError("needs a url, or the address where one registers")
+        return self
+
+
+class Source(Obtainable):
+    """A file of data, and where its contents go below the datasets root."""
+
+    unpack: str | None = None
+    nested: tuple[str, ...] = ()
+    place: str | None = None
+    makes: tuple[str, ...]
+
+    @model_validator(mode="after")
+    def _check_place(self) -> Source:
         if (self.unpack is None) == (self.place is None):
             raise ValueError("needs either unpack or place")
         return self
@@ -90,6 +99,7 @@ class Dataset(_Entry):
     keep_row_zero: bool = False
     classes: int = Field(gt=0)
     ignore_label: int
+    image_suffix: Literal[".jpg", ".png"] = ".jpg"
     label_suffix: Literal[".png", ".tif"] = ".png"
     evaluator_type: str = "sem_seg"
     id_table: str | None = None
@@ -112,7 +122,7 @@ class Catalog(_Entry):
     sources: dict[str, Source]
     datasets: dict[str, Dataset]
     benchmarks: dict[str, Benchmark]
-    weights: dict[str, Source] = {}
+    weights: dict[str, Obtainable] = {}
 
     @model_validator(mode="after")
     def _check(self) -> Catalog:
@@ -141,7 +151,23 @@ class Catalog(_Entry):
         return _pick(self.datasets, name, "dataset")
 
     def source(self, name: str) -> Source:
-        """Return a source, or weights, by name.
+        """Return a source by name.
+
+        Raises:
+            DataError: there is none; names those there are.
+        """
+        return _pick(self.sources, name, "source")
+
+    def released(self, name: str) -> Obtainable:
+        """Return released weights by name.
+
+        Raises:
+            DataError: there are none; names those there are.
+        """
+        return _pick(self.weights, name, "released weights")
+
+    def obtainable(self, name: str) -> Obtainable:
+        """Return a source, or released weights, by name.
 
         Raises:
             DataError: there is none; names those there are.
@@ -180,8 +206,9 @@ def load_catalog(overlay: Path | str | None = None) -> Catalog:
         return Catalog.model_validate(values)
     overlay = Path(overlay)
     over = _read_overlay(overlay)
-    for name, source in _section(over, "sources").items():
-        _forget(values["sources"].get(name), source, trigger="url", keys=_OF_ONE_FILE)
+    for section in ("sources", "weights"):
+        for name, source in _section(over, section).items():
+            _forget(values[section].get(name), source, trigger="url", keys=_OF_ONE_FILE)
     for name, dataset in _section(over, "datasets").items():
         base = values["datasets"].get(name)
         _forget(base, dataset, trigger="classes", keys=("id_table_sha256",))

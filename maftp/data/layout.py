@@ -33,5 +33,5 @@ def manifest_path(root: Path, dataset: str) -> Path:
 
 
 def index_path(root: Path, dataset: str, split: str) -> Path:
-    """Return the table of a split's images: stem, width, height, trainable."""
+    """Return the table of a split's images: stem, width, height, trainable, label's SHA-256."""
     return root / "manifests" / f"{dataset}_{split}.csv"

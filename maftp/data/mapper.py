@@ -51,9 +51,7 @@ class SemanticMapper:
         Raises:
             DataError: a file is missing or damaged, or the label's size is not the image's.
         """
-        image = read_rgb(Path(record["file_name"]), oriented=True)
-        label = read_label(Path(record["sem_seg_file_name"]))
-        check_sizes(image, label, record["file_name"], record["sem_seg_file_name"])
+        image, label = _read_pair(record, "sem_seg_file_name", modes=("L", "P", "I;16"))
         flip = rng.random() < self.flip
         size = resized_size(*label.shape, short_side=self.short_side, max_side=self.max_side)
         resized = resize_image(image, *size)
@@ -90,9 +88,7 @@ class PanopticMapper:
         Raises:
             DataError: a file is missing or damaged, or the map's size is not the image's.
         """
-        image = read_rgb(Path(record["file_name"]), oriented=True)
-        colors = read_label(Path(record["pan_seg_file_name"]), modes=("RGB",))
-        check_sizes(image, colors, record["file_name"], record["pan_seg_file_name"])
+        image, colors = _read_pair(record, "pan_seg_file_name", modes=("RGB",))
         flip = rng.random() < self.flip
         scale = rng.uniform(*self.scale_range)
         offset = rng.random()
@@ -200,6 +196,16 @@ def check_sizes(image: np.ndarray, label: np.ndarray, image_file: str, label_fil
             f"{label_file}: label of {label.shape[1]} x {label.shape[0]} pixels, but its image"
             f" {image_file} has {image.shape[1]} x {image.shape[0]}; convert the dataset again"
         )
+
+
+def _read_pair(
+    record: Record, key: str, *, modes: tuple[str, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the upright image of a record and the label map under `key`, of the same size."""
+    image = read_rgb(Path(record["file_name"]), oriented=True)
+    label = read_label(Path(record[key]), modes=modes)
+    check_sizes(image, label, record["file_name"], record[key])
+    return image, label
 
 
 def _nearest_source(size: int, resized: int) -> torch.Tensor:

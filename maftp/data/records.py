@@ -50,11 +50,11 @@ def list_records(name: str, dataset: Dataset, split_name: str, *, root: Path) ->
     """
     split = dataset.splits[split_name]
     sizes = _read_index(name, split_name, root)
-    images = root / split.images
-    _pair_with(sizes, images, ".jpg", images)
+    images, image_suffix = root / split.images, dataset.image_suffix
+    _pair_with(sizes, images, image_suffix, images)
     records = {
         stem: {
-            "file_name": str(images / f"{stem}.jpg"),
+            "file_name": str(images / f"{stem}{image_suffix}"),
             "image_id": stem,
             "height": height,
             "width": width,

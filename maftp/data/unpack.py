@@ -5,7 +5,6 @@ Absolute paths, `..`, links out of the target and devices are refused, whatever 
 
 from __future__ import annotations
 
-import errno
 import lzma
 import os
 import shutil
@@ -17,9 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from maftp.data.catalog import Catalog, Source
-from maftp.data.download import check_space, registration_message, verify
+from maftp.data.download import registration_message, verify
 from maftp.data.images import link_or_copy
 from maftp.data.layout import archives_dir, stamp_path
+from maftp.data.space import check_space, full_disk_named
 from maftp.errors import DataError, DownloadError
 from maftp.files import write_json
 from maftp.lock import locked
@@ -89,21 +89,16 @@ def unpack(archive: Path, target: Path, *, nested: Sequence[str] = ()) -> int:
     scratch = target / f".{archive.name}.unpack"
     shutil.rmtree(scratch, ignore_errors=True)
     try:
-        scratch.mkdir()
-        count = _extract(archive, scratch)
-        for inner in nested:
-            path = scratch / inner
-            if not path.is_file():
-                raise DataError(f"{archive}: no {inner} in it; download it again")
-            count += _extract(path, scratch) - 1
-            path.unlink()
-        _move_into(scratch, target)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DownloadError(
-                f"{archive}: the disk is full; make room and unpack it again"
-            ) from None
-        raise
+        with full_disk_named(archive):
+            scratch.mkdir()
+            count = _extract(archive, scratch)
+            for inner in nested:
+                path = scratch / inner
+                if not path.is_file():
+                    raise DataError(f"{archive}: no {inner} in it; download it again")
+                count += _extract(path, scratch) - 1
+                path.unlink()
+            _move_into(scratch, target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return count

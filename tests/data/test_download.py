@@ -9,9 +9,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from maftp.data import download
+from maftp.data import space
 from maftp.data.catalog import Source
-from maftp.data.download import Patience, fetch
+from maftp.data.download import fetch
+from maftp.data.transfer import Patience
 from maftp.errors import DownloadError
 
 DATA = np.random.default_rng(0).bytes(300_000)
@@ -235,7 +236,7 @@ def test_registration_is_explained_once_and_wholly(tmp_path):
 def test_a_disk_without_room(server, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     small = type(usage)(usage.total, usage.used, 1000)
-    monkeypatch.setattr(download.shutil, "disk_usage", lambda folder: small)
+    monkeypatch.setattr(space.shutil, "disk_usage", lambda folder: small)
     with pytest.raises(DownloadError, match=r"data\.bin: needs 0\.00 GB .* make room"):
         fetch(source(f"{server.url}/plain"), tmp_path)
     assert leftovers(tmp_path) == []

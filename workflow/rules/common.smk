@@ -8,7 +8,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from maftp.config import load_params
-from maftp.data import layout
+from maftp.data import inventory, layout
 from maftp.data.catalog import load_catalog
 from maftp.errors import MaftpError
 from maftp.tracking.source import source_digest
@@ -56,10 +56,30 @@ CLIP = f"weights/clip/{CLIP_NAME}.safetensors"
 TEXT = f"weights/text/{CLIP_NAME}-{PARAMS.clip.templates}templates/{EXPERIMENT}"
 TRAINED = [v for v in PARAMS.variants if PARAMS.for_variant(v).weights is None]
 EVALUATED = list(dict.fromkeys(CATALOG.benchmarks[name].dataset for name in BENCHMARKS))
-DATASETS = list(dict.fromkeys(([PARAMS.data.train] if TRAINED else []) + EVALUATED))
+NEEDED = list(dict.fromkeys(([PARAMS.data.train] if TRAINED else []) + EVALUATED))
 TRAINING_NAMES = CATALOG.source_of_vocabulary(
     CATALOG.datasets[PARAMS.data.train].vocabulary
 )
+# `datasets` brings the panoptic and instance ground truth of the evaluated images as well.
+SCORED_IMAGES = {
+    split.images
+    for name in EVALUATED
+    for split in CATALOG.datasets[name].splits.values()
+}
+DATASETS = NEEDED + [
+    name
+    for name, entry in CATALOG.datasets.items()
+    if name not in NEEDED
+    and entry.kind != "semantic"
+    and any(split.images in SCORED_IMAGES for split in entry.splits.values())
+]
+RELEASED = {
+    Path(weights).stem: variant
+    for variant in PARAMS.variants
+    if (weights := PARAMS.for_variant(variant).weights or "").startswith(
+        "weights/released/"
+    )
+}
 SOURCES = list(
     dict.fromkeys(
         [
@@ -68,7 +88,7 @@ SOURCES = list(
         ]
     )
 )
-SOURCE_OF = {CATALOG.source(name).file: name for name in SOURCES}
+SOURCE_OF = {CATALOG.obtainable(name).file: name for name in [*SOURCES, *RELEASED]}
 
 
 wildcard_constraints:
@@ -80,11 +100,12 @@ wildcard_constraints:
     stem="|".join(CATALOG.datasets[name].vocabulary for name in DATASETS),
     file="|".join(map(re.escape, SOURCE_OF)),
     rows=r"(\.all_rows)?",
+    released="|".join(CATALOG.weights),
 
 
 def archive(source):
     """Return the file a source is downloaded to."""
-    return layout.archives_dir(ROOT) / CATALOG.source(source).file
+    return layout.archives_dir(ROOT) / CATALOG.obtainable(source).file
 
 
 def archive_unless_in_place(wildcards):
@@ -97,9 +118,11 @@ def archive_unless_in_place(wildcards):
 
 
 def unpacked(dataset):
-    """Return what must be in place before a dataset is converted."""
+    """Return what must be in place before a dataset is converted; class names alone if it is made."""
     return [
-        layout.stamp_path(ROOT, source) for source in CATALOG.datasets[dataset].sources
+        layout.stamp_path(ROOT, source)
+        for source in CATALOG.datasets[dataset].sources
+        if not inventory.is_needless(source, CATALOG, DATASETS, ROOT)
     ]
 
 

@@ -68,6 +68,10 @@ rule convert:
     threads: 2
     params:
         code=source_digest("data/convert", "data/vocabulary"),
+        # moves when a converted file is lost
+        repairs=lambda wildcards: inventory.repairs(
+            wildcards.dataset, CATALOG.datasets[wildcards.dataset], ROOT
+        ),
     message:
         "Convert {wildcards.dataset}"
     shell:

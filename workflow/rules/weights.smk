@@ -1,4 +1,4 @@
-# CLIP, and the text embeddings of every vocabulary, which training never changes.
+# CLIP, released weights, and the text embeddings of every vocabulary, which training never changes.
 rule clip:
     input:
         PARAMS.clip.pretrained if Path(PARAMS.clip.pretrained).suffix else [],
@@ -15,6 +15,27 @@ rule clip:
         "Fetch CLIP {CLIP_NAME}"
     shell:
         "maftp clip --out {output} --log {log}"
+
+
+rule released_weights:
+    input:
+        lambda wildcards: archive(wildcards.released),
+    output:
+        "weights/released/{released}.safetensors",
+    log:
+        "weights/released/{released}.log",
+    conda:
+        "../../envs/environment.yaml"
+    params:
+        variant=lambda wildcards: RELEASED[wildcards.released],
+        settings=lambda wildcards: settings(
+            "clip", "model", variant=RELEASED[wildcards.released]
+        ),
+    message:
+        "Check and keep the released weights {wildcards.released}"
+    shell:
+        "maftp released-weights {wildcards.released} --variant {params.variant}"
+        " --out {output} --log {log}"
 
 
 rule retrain_miniature_clip:

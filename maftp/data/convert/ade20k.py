@@ -18,15 +18,12 @@ from maftp.data.convert.driver import (
     Conversion,
     Made,
     Outcome,
-    SemanticStep,
     Task,
     image_tasks,
     map_values,
-    run_tasks,
+    semantic_outcome,
 )
-from maftp.data.images import (
-    read_label,
-)
+from maftp.data.images import read_label
 from maftp.errors import DataError
 
 IGNORE = 255
@@ -62,10 +59,8 @@ def convert_150(conversion: Conversion) -> Outcome:
     Raises:
         DataError: images and maps do not pair up, or a file is damaged or holds an unknown value.
     """
-    classes = len(conversion.vocabulary)
-    tasks = image_tasks(conversion, conversion.labels, conversion.raw("labels"), suffix=".png")
-    step = SemanticStep(partial(_make_150, table=scene_table(classes)), classes, IGNORE)
-    return Outcome(run_tasks(step, tasks, workers=conversion.workers, description=conversion.name))
+    make = partial(_make_150, table=scene_table(len(conversion.vocabulary)))
+    return semantic_outcome(conversion, image_tasks(conversion), make, IGNORE)
 
 
 def _make_150(task: Task, *, table: np.ndarray) -> Made:

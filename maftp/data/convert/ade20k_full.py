@@ -13,6 +13,7 @@ import hashlib
 import io
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,11 @@ from maftp.data.convert.driver import (
     Conversion,
     Made,
     Outcome,
-    SemanticStep,
     Task,
     finished_tasks,
+    make_tasks,
     prepare_folder,
-    run_tasks,
+    semantic_outcome,
 )
 from maftp.data.images import read_label, read_rgb, write_bytes
 from maftp.errors import DataError
@@ -130,10 +131,9 @@ def convert_847(conversion: Conversion) -> Outcome:
     """
     ids = _read_id_table(conversion)
     tasks = finished_tasks(conversion) or _tasks(conversion)
-    step = SemanticStep(partial(_make, table=class_table(ids)), len(ids), IGNORE)
-    results = run_tasks(step, tasks, workers=conversion.workers, description=conversion.name)
+    outcome = semantic_outcome(conversion, tasks, partial(_make, table=class_table(ids)), IGNORE)
     digest = hashlib.sha256(canonical_table(ids).encode()).hexdigest()
-    return Outcome(results, details={"id_table_sha256": digest})
+    return replace(outcome, details={"id_table_sha256": digest})
 
 
 def _literal_records(node: ast.List) -> list[dict[str, Any]]:
@@ -187,17 +187,11 @@ def _tasks(conversion: Conversion) -> list[Task]:
             f"{tree}: no image of split {conversion.split_name}; unpack its archive first"
         )
     prepare_folder(conversion.images)
-    prepare_folder(conversion.labels)
-    images, labels = conversion.images, conversion.labels
-    return [
-        Task(stem, images / f"{stem}.jpg", labels / f"{stem}.tif", found[stem])
-        for stem in sorted(found)
-    ]
+    return make_tasks(conversion, found)
 
 
 def _make(task: Task, *, table: np.ndarray) -> Made:
-    if task.raw is None:
-        raise DataError(f"{task.label}: damaged; delete it and convert again")
+    assert task.raw is not None
     image = read_rgb(task.raw, oriented=False)
     codes_path = task.raw.with_name(f"{task.stem}_seg.png")
     codes = read_label(codes_path, modes=("RGB",))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,11 @@ from maftp.data.convert.driver import (
     Conversion,
     Made,
     Outcome,
-    SemanticStep,
     Task,
     image_tasks,
+    make_tasks,
     map_values,
-    prepare_folder,
-    run_tasks,
+    semantic_outcome,
 )
 from maftp.data.images import read_label, segment_ids
 from maftp.data.pairing import list_stems, pair
@@ -89,15 +88,14 @@ def convert_stuff(conversion: Conversion) -> Outcome:
         DataError: images and maps do not pair up, or a file is damaged or not as described.
     """
     table = stuff_table([category.row for category in conversion.vocabulary.categories])
-    tasks = image_tasks(conversion, conversion.labels, conversion.raw("labels"), suffix=".png")
-    step = SemanticStep(partial(_make_stuff, table=table), len(conversion.vocabulary), IGNORE)
-    results = run_tasks(step, tasks, workers=conversion.workers, description=conversion.name)
-    odd = sum(result.odd for result in results)
+    make = partial(_make_stuff, table=table)
+    outcome = semantic_outcome(conversion, image_tasks(conversion), make, IGNORE)
+    odd = sum(result.odd for result in outcome.results)
     if odd:
         logger.warning(
             "%s: %d pixels of categories without annotations ignored", conversion.name, odd
         )
-    return Outcome(results)
+    return outcome
 
 
 def _make_stuff(task: Task, *, table: np.ndarray) -> Made:
@@ -199,21 +197,14 @@ def convert_panoptic(conversion: Conversion) -> Outcome:
     stems = list_stems(conversion.images, ".jpg")
     pair(stems, list_stems(conversion.panoptic, ".png"), conversion.images, conversion.panoptic)
     pair(stems, found.annotations, conversion.images, conversion.annotations)
-    prepare_folder(conversion.labels)
-    tasks = [
-        Task(
-            stem,
-            conversion.images / f"{stem}.jpg",
-            conversion.labels / f"{stem}.png",
-            conversion.panoptic / f"{stem}.png",
-            found.annotations[stem]["segments_info"],
-        )
-        for stem in stems
-    ]
+    tasks = make_tasks(
+        conversion,
+        {stem: conversion.panoptic / f"{stem}.png" for stem in stems},
+        {stem: found.annotations[stem]["segments_info"] for stem in stems},
+    )
     ranks = {category["id"]: rank for rank, category in enumerate(found.categories)}
-    step = SemanticStep(partial(_make_semantic, ranks=ranks), len(ranks), IGNORE)
-    results = run_tasks(step, tasks, workers=conversion.workers, description=conversion.name)
-    return Outcome(results, categories=found.categories)
+    outcome = semantic_outcome(conversion, tasks, partial(_make_semantic, ranks=ranks), IGNORE)
+    return replace(outcome, categories=found.categories)
 
 
 def _make_semantic(task: Task, *, ranks: dict[int, int]) -> Made:

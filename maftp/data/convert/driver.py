@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
@@ -50,6 +50,14 @@ class Conversion:
     def labels(self) -> Path:
         """Folder of the label maps that are made."""
         return self._folder("labels", self.split.labels)
+
+    def image(self, stem: str) -> Path:
+        """Return the file of an image."""
+        return self.images / f"{stem}{self.dataset.image_suffix}"
+
+    def label(self, stem: str) -> Path:
+        """Return the file of a label map that is made."""
+        return self.labels / f"{stem}{self.dataset.label_suffix}"
 
     @property
     def panoptic(self) -> Path:
@@ -135,6 +143,8 @@ class SemanticStep:
             except DataError:
                 if task.raw is None:
                     raise
+        if task.raw is None:
+            raise DataError(f"{task.label}: missing or damaged; delete it and convert again")
         label, odd = self.make(task)
         result = self._result(task, label)
         data = encode_tiff(label) if self.ignore_label > 255 else encode_png(label)
@@ -226,34 +236,58 @@ def run_tasks(
             ) from None
 
 
-def image_tasks(conversion: Conversion, labels: Path, raw: Path, *, suffix: str) -> list[Task]:
-    """Return a task per image whose raw label map is `{raw}/{stem}.png`.
+def image_tasks(conversion: Conversion) -> list[Task]:
+    """Return a task per image, whose raw label map is a PNG of the same stem.
 
     Raises:
         DataError: images and raw label maps do not pair up by stem and not all outputs are there.
     """
-    stems = list_stems(conversion.images, ".jpg")
-    made = list_stems(labels, suffix, missing_ok=True)
+    raw = conversion.raw("labels")
+    stems = list_stems(conversion.images, conversion.dataset.image_suffix)
+    made = list_stems(conversion.labels, conversion.dataset.label_suffix, missing_ok=True)
     if made != stems:
         pair(stems, list_stems(raw, ".png"), conversion.images, raw)
-    prepare_folder(labels)
+    return make_tasks(conversion, {stem: raw / f"{stem}.png" for stem in stems})
+
+
+def make_tasks(
+    conversion: Conversion, raw: Mapping[str, Path], records: Mapping[str, Any] | None = None
+) -> list[Task]:
+    """Return a task per stem of `raw`, in the order of the stems, and prepare their folder.
+
+    Args:
+        conversion: the split.
+        raw: raw label map by stem.
+        records: what else is known by stem.
+    """
+    prepare_folder(conversion.labels)
     return [
         Task(
-            stem, conversion.images / f"{stem}.jpg", labels / f"{stem}{suffix}", raw / f"{stem}.png"
+            stem,
+            conversion.image(stem),
+            conversion.label(stem),
+            raw[stem],
+            None if records is None else records[stem],
         )
-        for stem in stems
+        for stem in sorted(raw)
     ]
 
 
 def finished_tasks(conversion: Conversion) -> list[Task] | None:
     """Return a task per image when all images and label maps are there, else None."""
-    suffix = conversion.dataset.label_suffix
-    stems = list_stems(conversion.images, ".jpg", missing_ok=True)
-    made = list_stems(conversion.labels, suffix, missing_ok=True)
+    stems = list_stems(conversion.images, conversion.dataset.image_suffix, missing_ok=True)
+    made = list_stems(conversion.labels, conversion.dataset.label_suffix, missing_ok=True)
     if stems != made or len(stems) != conversion.split.count:
         return None
-    images, labels = conversion.images, conversion.labels
-    return [Task(stem, images / f"{stem}.jpg", labels / f"{stem}{suffix}") for stem in stems]
+    return [Task(stem, conversion.image(stem), conversion.label(stem)) for stem in stems]
+
+
+def semantic_outcome(
+    conversion: Conversion, tasks: list[Task], make: Callable[[Task], Made], ignore_label: int
+) -> Outcome:
+    """Make, or check, the label map of every task."""
+    step = SemanticStep(make, len(conversion.vocabulary), ignore_label)
+    return Outcome(run_tasks(step, tasks, workers=conversion.workers, description=conversion.name))
 
 
 def prepare_folder(folder: Path) -> None:

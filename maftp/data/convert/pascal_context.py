@@ -21,14 +21,13 @@ from maftp.data.convert.driver import (
     Conversion,
     Made,
     Outcome,
-    SemanticStep,
     Task,
     finished_tasks,
+    make_tasks,
     map_values,
-    prepare_folder,
-    run_tasks,
+    semantic_outcome,
 )
-from maftp.data.convert.pascal_voc import link_images
+from maftp.data.convert.linking import link_images
 from maftp.errors import DataError
 
 IGNORE_59 = 255
@@ -125,11 +124,9 @@ def convert_59(conversion: Conversion) -> Outcome:
     Raises:
         DataError: a file is missing, damaged or not as described.
     """
-    classes = len(conversion.vocabulary)
-    table = context_59_table(classes)
+    table = context_59_table(len(conversion.vocabulary))
     tasks = finished_tasks(conversion) or _tasks_59(conversion)
-    step = SemanticStep(partial(_make_59, table=table), classes, IGNORE_59)
-    return Outcome(run_tasks(step, tasks, workers=conversion.workers, description=conversion.name))
+    return semantic_outcome(conversion, tasks, partial(_make_59, table=table), IGNORE_59)
 
 
 def convert_459(conversion: Conversion) -> Outcome:
@@ -138,10 +135,9 @@ def convert_459(conversion: Conversion) -> Outcome:
     Raises:
         DataError: a file is missing, damaged or not as described.
     """
-    classes = len(conversion.vocabulary)
+    table = context_459_table(len(conversion.vocabulary))
     tasks = finished_tasks(conversion) or _tasks_459(conversion)
-    step = SemanticStep(partial(_make_459, table=context_459_table(classes)), classes, IGNORE_459)
-    return Outcome(run_tasks(step, tasks, workers=conversion.workers, description=conversion.name))
+    return semantic_outcome(conversion, tasks, partial(_make_459, table=table), IGNORE_459)
 
 
 def iterate_array(path: Path, key: str) -> Iterator[Any]:
@@ -221,41 +217,33 @@ def _tasks_59(conversion: Conversion) -> list[Task]:
         if image_id in images:
             entry = _field(record, "category_id", path), _field(record, "segmentation", path)
             segments.setdefault(image_id, []).append(entry)
-    tasks = []
+    records = {}
     for image_id, image in images.items():
-        stem = Path(_field(image, "file_name", path)).stem
         size = _field(image, "height", path), _field(image, "width", path)
-        tasks.append(_task(conversion, stem, path, (*size, segments.get(image_id, []))))
-    return _linked(conversion, tasks)
+        records[_stem(image, path)] = (*size, segments.get(image_id, []))
+    return _linked(conversion, dict.fromkeys(records, path), records)
 
 
 def _tasks_459(conversion: Conversion) -> list[Task]:
-    path = conversion.raw("records")
-    stems = [
-        Path(_field(image, "file_name", path)).stem
-        for image in _validation_images(conversion).values()
-    ]
-    folder = conversion.raw("labels")
-    return _linked(
-        conversion, [_task(conversion, stem, folder / f"{stem}.mat", None) for stem in stems]
-    )
+    path, folder = conversion.raw("records"), conversion.raw("labels")
+    stems = [_stem(image, path) for image in _validation_images(conversion).values()]
+    return _linked(conversion, {stem: folder / f"{stem}.mat" for stem in stems}, None)
 
 
-def _task(conversion: Conversion, stem: str, raw: Path, records: Any) -> Task:
-    label = conversion.labels / f"{stem}{conversion.dataset.label_suffix}"
-    return Task(stem, conversion.images / f"{stem}.jpg", label, raw, records)
+def _stem(image: dict[str, Any], path: Path) -> str:
+    return Path(_field(image, "file_name", path)).stem
 
 
-def _linked(conversion: Conversion, tasks: list[Task]) -> list[Task]:
-    tasks = sorted(tasks, key=lambda task: task.stem)
-    link_images([task.stem for task in tasks], conversion.raw("images"), conversion.images)
-    prepare_folder(conversion.labels)
-    return tasks
+def _linked(
+    conversion: Conversion, raw: dict[str, Path], records: dict[str, Any] | None
+) -> list[Task]:
+    source = conversion.raw("images")
+    link_images({stem: source / f"{stem}.jpg" for stem in sorted(raw)}, conversion.images)
+    return make_tasks(conversion, raw, records)
 
 
 def _make_59(task: Task, *, table: np.ndarray) -> Made:
-    if task.raw is None:
-        raise DataError(f"{task.label}: damaged; delete it and convert again")
+    assert task.raw is not None
     height, width, records = task.records
     where = Path(f"{task.raw} ({task.stem})")
     canvas = paint_segments(height, width, records, where)
@@ -263,6 +251,5 @@ def _make_59(task: Task, *, table: np.ndarray) -> Made:
 
 
 def _make_459(task: Task, *, table: np.ndarray) -> Made:
-    if task.raw is None:
-        raise DataError(f"{task.label}: damaged; delete it and convert again")
+    assert task.raw is not None
     return map_values(read_label_map(task.raw), table, task.raw, refused=_REFUSED_459), 0

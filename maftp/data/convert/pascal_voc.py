@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import filecmp
 from functools import partial
 from pathlib import Path
 
@@ -12,17 +11,15 @@ from maftp.data.convert.driver import (
     Conversion,
     Made,
     Outcome,
-    SemanticStep,
     Task,
     finished_tasks,
+    make_tasks,
     map_values,
-    prepare_folder,
-    run_tasks,
+    semantic_outcome,
 )
-from maftp.data.images import link_or_copy, read_label
+from maftp.data.convert.linking import link_images
+from maftp.data.images import read_label
 from maftp.errors import DataError
-from maftp.files import atomic_path
-from maftp.lock import locked
 
 IGNORE = 255
 _REFUSED = 254
@@ -53,12 +50,9 @@ def convert_voc(conversion: Conversion, *, background: bool) -> Outcome:
     Raises:
         DataError: an image or label map is missing, damaged, or holds an unknown value.
     """
-    classes = len(conversion.vocabulary)
-    table = voc_table(classes, background=background)
+    table = voc_table(len(conversion.vocabulary), background=background)
     tasks = finished_tasks(conversion) or _tasks(conversion)
-    step = SemanticStep(partial(_make, table=table), classes, IGNORE)
-    results = run_tasks(step, tasks, workers=conversion.workers, description=conversion.name)
-    return Outcome(results)
+    return semantic_outcome(conversion, tasks, partial(_make, table=table), IGNORE)
 
 
 def listed_stems(path: Path) -> list[str]:
@@ -76,46 +70,14 @@ def listed_stems(path: Path) -> list[str]:
     return sorted(stems)
 
 
-def link_images(stems: list[str], source: Path, target: Path) -> None:
-    """Put the images `stems` of `source` into `target`, as links where the file system has them.
-
-    A note in `target` lists them, so that those of another list are removed; other files stay.
-
-    Raises:
-        DataError: an image is missing.
-    """
-    with locked(target / ".lock"):
-        note = target / ".linked.txt"
-        before = note.read_text().split() if note.exists() else []
-        for stem in set(before) - set(stems):
-            (target / f"{stem}.jpg").unlink(missing_ok=True)
-        with atomic_path(note) as temporary:
-            temporary.write_text("".join(f"{stem}\n" for stem in stems))
-        for stem in stems:
-            linked, image = target / f"{stem}.jpg", source / f"{stem}.jpg"
-            if not image.exists() and not linked.exists():
-                raise DataError(f"{image}: no such image; unpack its archive again")
-            if image.exists() and not _same(image, linked):
-                link_or_copy(image, linked)
-
-
 def _tasks(conversion: Conversion) -> list[Task]:
     stems = listed_stems(conversion.raw("list"))
-    link_images(stems, conversion.raw("images"), conversion.images)
-    prepare_folder(conversion.labels)
-    images, labels, raw = conversion.images, conversion.labels, conversion.raw("labels")
-    return [
-        Task(stem, images / f"{stem}.jpg", labels / f"{stem}.png", raw / f"{stem}.png")
-        for stem in stems
-    ]
+    images, raw = conversion.raw("images"), conversion.raw("labels")
+    link_images({stem: images / f"{stem}.jpg" for stem in stems}, conversion.images)
+    return make_tasks(conversion, {stem: raw / f"{stem}.png" for stem in stems})
 
 
 def _make(task: Task, *, table: np.ndarray) -> Made:
-    if task.raw is None:
-        raise DataError(f"{task.label}: damaged; delete it and convert again")
+    assert task.raw is not None
     raw = read_label(task.raw, modes=("P", "L"))
     return map_values(raw, table, task.raw, refused=_REFUSED), 0
-
-
-def _same(image: Path, linked: Path) -> bool:
-    return linked.exists() and (linked.samefile(image) or filecmp.cmp(image, linked, shallow=False))

@@ -24,8 +24,10 @@ from maftp.data.convert import (
     pascal_voc,
 )
 from maftp.data.convert.driver import Conversion, Outcome, Result
+from maftp.data.inventory import is_broken, note_repair
 from maftp.data.layout import index_path, manifest_path, stamp_path, vocabulary_path
 from maftp.data.pairing import list_stems, pair
+from maftp.data.space import full_disk_named
 from maftp.data.vocabulary import Vocabulary, read_vocabulary
 from maftp.errors import DataError
 from maftp.files import atomic_path, write_json
@@ -76,7 +78,8 @@ def convert(name: str, catalog: Catalog, root: Path, *, workers: int) -> Path:
             f" {', '.join(CONVERTERS)}"
         )
     manifest = manifest_path(root, name)
-    with locked(manifest.with_name(f".{name}.lock")):
+    with locked(manifest.with_name(f".{name}.lock")), full_disk_named(f"dataset {name} in {root}"):
+        broken = is_broken(name, dataset, root)
         vocabulary = read_dataset_vocabulary(name, dataset, root)
         _remove_other_version(name, dataset, root)
         splits = {}
@@ -98,6 +101,8 @@ def convert(name: str, catalog: Catalog, root: Path, *, workers: int) -> Path:
                 "categories": categories[0] if categories else None,
             },
         )
+        if broken:
+            note_repair(name, root)
     return manifest
 
 
@@ -189,8 +194,8 @@ def _convert_split(conversion: Conversion) -> dict[str, Any]:
 def _check_folders(conversion: Conversion, stems: list[str]) -> None:
     """Check that the folders hold the images and labels of `stems` and no others."""
     split, suffix = conversion.split, conversion.dataset.label_suffix
-    images = conversion.images
-    pair(list_stems(images, ".jpg"), stems, images, manifest_path(conversion.root, conversion.name))
+    images, manifest = conversion.images, manifest_path(conversion.root, conversion.name)
+    pair(list_stems(images, conversion.dataset.image_suffix), stems, images, manifest)
     if split.labels is not None:
         pair(stems, list_stems(conversion.labels, suffix), images, conversion.labels)
     if split.panoptic is not None:
@@ -216,14 +221,15 @@ def _check_presence(conversion: Conversion, pixels: list[int]) -> None:
 
 
 def _write_index(conversion: Conversion, results: list[Result]) -> str:
-    """Write the table of images: size, and whether to train on it; return its SHA-256."""
+    """Write the table of images, described in `layout.index_path`; return its SHA-256."""
     path = index_path(conversion.root, conversion.name, conversion.split_name)
     ignore = conversion.dataset.ignore_label
     with atomic_path(path) as temporary:
         with open(temporary, "w", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(("stem", "width", "height", "trainable"))
+            writer.writerow(("stem", "width", "height", "trainable", "sha256"))
             for result in results:
                 trainable = int(result.fits and is_labelled(result, ignore))
-                writer.writerow((result.stem, result.width, result.height, trainable))
+                size = result.width, result.height
+                writer.writerow((result.stem, *size, trainable, result.digest))
         return hashlib.sha256(temporary.read_bytes()).hexdigest()

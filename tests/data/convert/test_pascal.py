@@ -8,6 +8,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from maftp.data.convert.driver import map_values
+from maftp.data.convert.linking import link_images
 from maftp.data.convert.pascal_context import (
     CONTEXT_59_IDS,
     context_59_table,
@@ -16,7 +17,7 @@ from maftp.data.convert.pascal_context import (
     paint_segments,
     read_label_map,
 )
-from maftp.data.convert.pascal_voc import link_images, listed_stems, voc_table
+from maftp.data.convert.pascal_voc import listed_stems, voc_table
 from maftp.data.images import encode_tiff, read_label
 from maftp.errors import DataError
 
@@ -159,11 +160,15 @@ def test_linked_images_follow_the_list(tmp_path):
     for stem in ("a", "b", "c"):
         (source / f"{stem}.jpg").write_text(stem)
     (target / "own.jpg").write_text("the user's")
-    link_images(["a", "b"], source, target)
+
+    def link(*stems):
+        link_images({stem: source / f"{stem}.jpg" for stem in stems}, target)
+
+    link("a", "b")
     (source / "b.jpg").unlink()
     (source / "b.jpg").write_text("another b")
-    link_images(["b", "c"], source, target)
+    link("b", "c")
     images = {path.name: path.read_text() for path in target.glob("[!.]*")}
     assert images == {"b.jpg": "another b", "c.jpg": "c", "own.jpg": "the user's"}
     with pytest.raises(DataError, match=r"d\.jpg: no such image"):
-        link_images(["d"], source, target)
+        link("d")

@@ -1,0 +1,74 @@
+"""Checkpoints that the authors of MAFT+ released, verified whole and kept as .safetensors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from maftp.errors import CheckpointError
+from maftp.files import atomic_path, sha256
+from maftp.modeling.build import build_model
+from maftp.modeling.checkpoint import DERIVED, METADATA, TEACHER, fit_state, read_state
+
+if TYPE_CHECKING:
+    from maftp.config import Params
+
+FORMAT = 1
+"""Version of the file that is written."""
+
+
+def convert_released(
+    params: Params, released: Path, out: Path, *, name: str, num_training_classes: int
+) -> None:
+    """Check every entry and shape of a released checkpoint and write what evaluation needs.
+
+    The file holds the trained model and its teacher, a whole frozen CLIP; the teacher is checked
+    and left out. Detectron2's wrapping under `model` and a bare state dict are both read.
+
+    Args:
+        params: parameters of the variant that it belongs to.
+        released: the checkpoint (.pth).
+        out: .safetensors file to write, atomically.
+        name: its name in the catalog, noted in the file.
+        num_training_classes: K of its training set; the criterion's buffer has K + 1 weights.
+
+    Raises:
+        CheckpointError: the file is damaged, holds more than tensors, or is of another model.
+    """
+    state = read_state(released)
+    model = build_model(
+        params,
+        num_training_classes=num_training_classes,
+        load_clip=None,
+        teacher=True,
+        whole_teacher=True,
+    )
+    wanted = {key: value for key, value in model.state_dict().items() if not key.endswith(DERIVED)}
+    architecture = model.architecture
+    fitted = fit_state(state, wanted, source=released, model=f"released {name} weights")
+    _check_training_classes(state, num_training_classes, released)
+    noted = architecture | {
+        "format": FORMAT,
+        "released": name,
+        "training_classes": num_training_classes,
+        "source_sha256": sha256(released),
+    }
+    kept = {key: tensor for key, tensor in fitted.items() if not key.startswith(TEACHER)}
+    tensors = {key: tensor.float().contiguous() for key, tensor in kept.items()}
+    with atomic_path(out) as temporary:
+        save_file(tensors, temporary, metadata={"format": "pt", METADATA: json.dumps(noted)})
+
+
+def _check_training_classes(state: Mapping[str, Tensor], classes: int, released: Path) -> None:
+    """Tell a semantic from a panoptic checkpoint: only the criterion's buffer differs in shape."""
+    weight = state.get("criterion.empty_weight")
+    if weight is not None and len(weight) != classes + 1:
+        raise CheckpointError(
+            f"{released}: was trained with {len(weight) - 1} classes, the experiment's training set"
+            f" has {classes}; choose the experiment it belongs to"
+        )

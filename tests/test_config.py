@@ -11,6 +11,8 @@ from maftp.errors import ParamsError
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT = ROOT / "params.yaml"
 EXPERIMENTS = sorted((ROOT / "workflow" / "experiments").glob("*.yaml"))
+RELEASED = [file for file in EXPERIMENTS if file.stem.endswith("_released")]
+TRAINED = [file for file in EXPERIMENTS if file not in RELEASED]
 
 
 def overlay(tmp_path, text: str) -> Path:
@@ -108,7 +110,18 @@ def test_keys_are_described():
     assert any(line.startswith("train.rc_weight: Weight of representation") for line in lines)
 
 
-@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", RELEASED, ids=lambda file: file.stem)
+def test_released_weights_are_evaluated_as_their_experiment_is(file):
+    released = load_params(DEFAULT, file)
+    trained = load_params(DEFAULT, file.with_stem(file.stem.removesuffix("_released")))
+    for block in ("benchmarks", "clip", "model", "evaluate"):
+        assert getattr(released, block) == getattr(trained, block)
+    assert released.input.test == trained.input.test
+    assert released.data.train == trained.data.train
+    assert released.for_variant("maftp").weights.startswith("weights/released/")
+
+
+@pytest.mark.parametrize("file", TRAINED, ids=lambda file: file.stem)
 def test_the_recipe_is_the_published_one(file):
     train = load_params(DEFAULT, file).train
     assert (train.learning_rate, train.backbone_multiplier) == (1e-4, 0.1)

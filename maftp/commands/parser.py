@@ -51,6 +51,14 @@ def command(
     return parser
 
 
+def group(commands: argparse._SubParsersAction, name: str, help: str) -> argparse._SubParsersAction:
+    """Add a word that has commands of its own, such as `maftp data status`; return their place."""
+    parser = commands.add_parser(
+        name, help=help, description=help, formatter_class=RichHelpFormatter
+    )
+    return parser.add_subparsers(dest="topic_command", required=True, metavar="COMMAND")
+
+
 def _default_params() -> list[Path]:
     """Return the files that the workflow names, separated as in $PATH, or params.yaml."""
     named = os.environ.get("MAFTP_PARAMS", "params.yaml")

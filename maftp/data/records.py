@@ -6,7 +6,6 @@ Sizes come from the table that the conversion wrote, so that nothing has to be o
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterable
 from functools import partial
@@ -17,6 +16,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
 from maftp.data.catalog import Dataset, Split
+from maftp.data.index import read_index
 from maftp.data.layout import index_path, manifest_path, vocabulary_path
 from maftp.data.pairing import list_stems, pair
 from maftp.data.vocabulary import read_vocabulary
@@ -140,11 +140,7 @@ def _read_index(name: str, split_name: str, root: Path) -> dict[str, tuple[int, 
         raise DataError(
             f"{manifest}: dataset {name} is not converted; run 'maftp convert {name}' first"
         )
-    with open(path, newline="") as file:
-        return {
-            row["stem"]: (int(row["width"]), int(row["height"]), row["trainable"] == "1")
-            for row in csv.DictReader(file)
-        }
+    return {row.stem: (row.width, row.height, row.trainable) for row in read_index(path)}
 
 
 def _pair_with(stems: Iterable[str], folder: Path, suffix: str, images: Path) -> None:

@@ -29,6 +29,7 @@ VOCABULARIES = {
     "pascal_ctx_59": "0:invalid_class_id\n1:aeroplane\n2:bag\n3:bed",
     "pascal_ctx_459": "0:invalid_class_id\n1:one\n2:two\n3:three\n4:four",
     "pascal_voc_21": "0:background,wall\n1:aeroplane\n2:bicycle\n3:bird",
+    "cityscapes": "0:road,street\n1:sidewalk\n2:building",
 }
 ADE_TABLE = """
 import nothing_that_exists
@@ -203,6 +204,20 @@ def pascal_archives(rng):
     }
 
 
+def cityscapes_archives(rng):
+    images, labels = {}, {}
+    for city, frames in (("bonn", ["000001_000019", "000000_000019"]), ("ulm", ["000007_000019"])):
+        for frame in frames:
+            path = f"val/{city}/{city}_{frame}"
+            pixels = rng.integers(0, 256, (8, 16, 3), dtype=np.uint8)
+            images[f"leftImg8bit/{path}_leftImg8bit.png"] = encoded(pixels, "PNG")
+            ids = np.array([0, 4, 7, 8, 11], np.uint8)[rng.integers(0, 5, (8, 16))]
+            labels[f"gtFine/{path}_gtFine_labelIds.png"] = encoded(ids, "PNG")
+            labels[f"gtFine/{path}_gtFine_color.png"] = encoded(pixels, "PNG")
+            labels[f"gtFine/{path}_gtFine_polygons.json"] = b"{}"
+    return {"cityscapes_images": zipped(images), "cityscapes_labels": zipped(labels)}
+
+
 COUNTS = {
     "coco_stuff": {"train": 3},
     "coco_stuff_val": {"val": 1},
@@ -216,6 +231,7 @@ COUNTS = {
     "pascal_ctx_459": {"val": 2},
     "pascal_voc_20": {"val": 2},
     "pascal_voc_21": {"val": 2},
+    "cityscapes": {"val": 3},
 }
 CLASSES = {
     "coco_stuff": 3,
@@ -230,6 +246,7 @@ CLASSES = {
     "pascal_ctx_459": 4,
     "pascal_voc_20": 3,
     "pascal_voc_21": 4,
+    "cityscapes": 3,
 }
 
 
@@ -238,6 +255,7 @@ def write_world(served, seed=0):
     rng = np.random.default_rng(seed)
     served.mkdir(parents=True, exist_ok=True)
     contents = coco_archives(rng) | ade_archives(rng) | pascal_archives(rng)
+    contents |= cityscapes_archives(rng)
     for stem, text in VOCABULARIES.items():
         contents[f"vocabulary_{stem}"] = text.encode()
     official = load_catalog()

@@ -10,7 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -23,6 +23,9 @@ from maftp.errors import DataError
 from maftp.progress import track
 
 _TASKS_WORTH_A_PROCESS = 64
+
+Given = TypeVar("Given")
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,9 +216,9 @@ def map_values(raw: np.ndarray, table: np.ndarray, path: Path, *, refused: int) 
 
 
 def run_tasks(
-    step: Callable[[Task], Result], tasks: Sequence[Task], *, workers: int, description: str
-) -> list[Result]:
-    """Apply `step` to every task, in order, in up to `workers` processes.
+    step: Callable[[Given], Found], tasks: Sequence[Given], *, workers: int, description: str
+) -> list[Found]:
+    """Apply `step` to every task, in up to `workers` processes; results keep the order.
 
     Raises:
         DataError: of the first task that fails; what is finished stays and is not made again.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import logging
@@ -19,18 +18,20 @@ from maftp.data.convert import (
     ade20k,
     ade20k_full,
     ade20k_segments,
+    cityscapes,
     coco,
     pascal_context,
     pascal_voc,
 )
 from maftp.data.convert.driver import Conversion, Outcome, Result
+from maftp.data.index import ImageRow, write_index
 from maftp.data.inventory import is_broken, note_repair
 from maftp.data.layout import index_path, manifest_path, stamp_path, vocabulary_path
 from maftp.data.pairing import list_stems, pair
 from maftp.data.space import full_disk_named
 from maftp.data.vocabulary import Vocabulary, read_vocabulary
 from maftp.errors import DataError
-from maftp.files import atomic_path, write_json
+from maftp.files import atomic_path, sha256, write_json
 from maftp.lock import locked
 
 logger = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ CONVERTERS: dict[str, Converter] = {
     "pascal_ctx_459": Converter(pascal_context.convert_459),
     "pascal_voc_20": Converter(partial(pascal_voc.convert_voc, background=False)),
     "pascal_voc_21": Converter(partial(pascal_voc.convert_voc, background=True)),
+    "cityscapes": Converter(cityscapes.convert_cityscapes),
 }
 """Converters by the name that the catalog uses."""
 
@@ -224,12 +226,16 @@ def _write_index(conversion: Conversion, results: list[Result]) -> str:
     """Write the table of images, described in `layout.index_path`; return its SHA-256."""
     path = index_path(conversion.root, conversion.name, conversion.split_name)
     ignore = conversion.dataset.ignore_label
+    rows = (
+        ImageRow(
+            result.stem,
+            result.width,
+            result.height,
+            result.fits and is_labelled(result, ignore),
+            result.digest,
+        )
+        for result in results
+    )
     with atomic_path(path) as temporary:
-        with open(temporary, "w", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(("stem", "width", "height", "trainable", "sha256"))
-            for result in results:
-                trainable = int(result.fits and is_labelled(result, ignore))
-                size = result.width, result.height
-                writer.writerow((result.stem, *size, trainable, result.digest))
-        return hashlib.sha256(temporary.read_bytes()).hexdigest()
+        write_index(temporary, rows)
+        return sha256(temporary)

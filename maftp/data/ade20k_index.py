@@ -12,11 +12,10 @@ from typing import Any
 
 from maftp.errors import DataError
 
+_BUILTINS = ("set", "frozenset", "complex", "bytearray")
 _ADMITTED = {
-    ("builtins", "set"),
-    ("builtins", "frozenset"),
-    ("builtins", "complex"),
-    ("builtins", "bytearray"),
+    *(("builtins", name) for name in _BUILTINS),
+    *(("__builtin__", name) for name in _BUILTINS),  # their home in Python 2
     ("collections", "OrderedDict"),
     ("_codecs", "encode"),  # how Python 2's protocol writes bytes
     ("numpy", "ndarray"),

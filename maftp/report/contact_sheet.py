@@ -47,6 +47,16 @@ def draw_contact_sheet(
     """
     if not tiles:
         raise ValueError("a contact sheet needs an image")
+    image, layer = mosaic(tiles)
+    draw_panel(path, image, [layer], names=names, colours=colours)
+
+
+def mosaic(tiles: Sequence[Tile]) -> tuple[NDArray[np.uint8], Layer]:
+    """Put the tiles, shrunk into cells of one size, beside and below each other.
+
+    Returns:
+        The images (H, W, 3) on white, and their labels, where equal ids of two tiles differ.
+    """
     columns = min(_COLUMNS, len(tiles))
     rows = math.ceil(len(tiles) / columns)
     size = rows * (_CELL[1] + _GAP) - _GAP, columns * (_CELL[0] + _GAP) - _GAP
@@ -64,8 +74,7 @@ def draw_contact_sheet(
         labels[area] = _shrink(tile.labels, height, width)
         segments[area] = _shrink(tile.segments, height, width) + place * _IDS_OF_A_TILE
     _, numbered = np.unique(segments, return_inverse=True)
-    layer = Layer("labels", labels, numbered.reshape(size).astype(np.int32))
-    draw_panel(path, image, [layer], names=names, colours=colours)
+    return image, Layer("labels", labels, numbered.reshape(size).astype(np.int32))
 
 
 def _fitting(height: int, width: int) -> tuple[int, int]:

@@ -1,0 +1,177 @@
+"""The target `datasets`: what it plans, that it redoes what was lost alone, and ready folders."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from maftp.config import load_params
+from maftp.data.catalog import load_catalog
+from maftp.data.convert.run import convert
+from maftp.data.download import fetch
+from maftp.data.layout import archives_dir
+from maftp.data.unpack import unpack_source
+from tests.data.conftest import write_world
+from tests.workflow.conftest import ROOT, Checkout
+
+pytestmark = pytest.mark.slow
+
+ADE = {"ADEChallengeData2016.zip", "annotations_instance.tar"}
+SEMANTIC_BENCHMARKS = ADE | {
+    "ADE20K_2021_17_01.zip",
+    "VOCtrainval_11-May-2012.tar",
+    "VOCtrainval_03-May-2010.tar",
+    "trainval.tar.gz",
+    "trainval_merged.json",
+    "prepare_ade20k_full_sem_seg.py.txt",
+    "ade20k_150_with_prompt_eng.txt",
+    "ade20k_847_with_prompt_eng.txt",
+    "pascal_ctx_59_with_prompt_eng.txt",
+    "pascal_ctx_459_with_prompt_eng.txt",
+    "pascal_voc_21_with_prompt_eng.txt",
+}
+COCO_STUFF = {
+    "train2017.zip",
+    "stuffthingmaps_trainval2017.zip",
+    "coco_stuff_with_prompt_eng.txt",
+}
+PANOPTIC = ADE | {"ade20k_150_with_prompt_eng.txt"}
+COCO_PANOPTIC = {
+    "train2017.zip",
+    "panoptic_annotations_trainval2017.zip",
+    "coco_panoptic_with_prompt_eng.txt",
+}
+SEMANTIC_SETS = {
+    *("ade20k_847", "ade20k_150", "pascal_ctx_459", "pascal_ctx_59", "pascal_voc_20"),
+    *("ade20k_panoptic", "ade20k_instance"),
+}
+PANOPTIC_SETS = {"ade20k_panoptic", "ade20k_instance"}
+OFFICIAL = {
+    "maftp_base": (SEMANTIC_BENCHMARKS | COCO_STUFF, SEMANTIC_SETS | {"coco_stuff"}),
+    "maftp_large": (SEMANTIC_BENCHMARKS | COCO_STUFF, SEMANTIC_SETS | {"coco_stuff"}),
+    "fcclip_base": (SEMANTIC_BENCHMARKS | COCO_STUFF, SEMANTIC_SETS | {"coco_stuff"}),
+    "fcclip_large": (SEMANTIC_BENCHMARKS | COCO_STUFF, SEMANTIC_SETS | {"coco_stuff"}),
+    "maftp_large_panoptic": (PANOPTIC | COCO_PANOPTIC, PANOPTIC_SETS | {"coco_panoptic"}),
+    "maftp_base_released": (SEMANTIC_BENCHMARKS, SEMANTIC_SETS),
+    "maftp_large_released": (SEMANTIC_BENCHMARKS, SEMANTIC_SETS),
+    "maftp_large_panoptic_released": (PANOPTIC, PANOPTIC_SETS),
+}
+
+
+def plan(checkout: Checkout, target: str, params: str) -> dict[str, list[str]]:
+    """Return what a dry run would do: the objects of its messages by their first word."""
+    done = checkout.snakemake("-n", target, params=[params])
+    found: dict[str, list[str]] = {}
+    for verb, rest in re.findall(r"^Job \d+: (\w+) (.+)$", done.stdout + done.stderr, re.M):
+        found.setdefault(verb, []).append(rest)
+    found.pop("All", None)  # the target itself
+    return found
+
+
+def test_every_official_experiment_is_listed_here():
+    files = (ROOT / "workflow/experiments").glob("*.yaml")
+    params = [load_params(ROOT / "params.yaml", file) for file in files]
+    assert {p.experiment for p in params if p.data.catalog is None} == set(OFFICIAL)
+
+
+@pytest.mark.parametrize("experiment", sorted(OFFICIAL))
+def test_official_archives_and_conversions(experiment, checkout, monkeypatch):
+    monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
+    archives, datasets = OFFICIAL[experiment]
+    planned = plan(checkout, "datasets", f"workflow/experiments/{experiment}.yaml")
+    assert sorted(planned["Download"]) == sorted(archives)
+    assert sorted(planned["Convert"]) == sorted(datasets)
+    assert len(planned["Unpack"]) == len(archives)
+    assert not {"Train", "Evaluate", "Fetch"} & set(planned)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "weights"),
+    [
+        ("maftp_base_released", "maftp_b"),
+        ("maftp_large_panoptic_released", "maftp_l_pano"),
+    ],
+)
+def test_released_weights_are_fetched_checked_and_evaluated(experiment, weights, checkout):
+    planned = plan(checkout, "results/table.csv", f"workflow/experiments/{experiment}.yaml")
+    assert f"{weights}.pth" in planned["Download"]
+    assert planned["Check"] == [f"and keep the released weights {weights}"]
+    benchmarks = ["ADE-panoptic"] if "panoptic" in experiment else None
+    scored = [line.rsplit(" ", 1)[1] for line in planned["Evaluate"]]
+    expected = benchmarks or ["A-150", "A-847", "PAS-20", "PC-459", "PC-59"]
+    assert sorted(scored) == expected
+    assert "Train" not in planned
+
+
+@pytest.fixture
+def tiny(checkout, request) -> Checkout:
+    """A checkout whose experiment `tiny.yaml` reads archives of a few small images."""
+    overlay = write_world(checkout.path / "served")
+    experiment = {
+        "experiment": "tiny",
+        "benchmarks": request.param,
+        "data": {"root": None, "catalog": str(overlay), "world": None},
+        "variants": {"maftp": {"weights": "none.safetensors"}},
+    }
+    (checkout.path / "tiny.yaml").write_text(yaml.safe_dump(experiment))
+    return checkout
+
+
+def times(root: Path) -> dict[Path, int]:
+    files = [path for path in root.rglob("*") if path.suffix in (".png", ".jpg", ".tif")]
+    return {path.relative_to(root): path.stat().st_mtime_ns for path in files}
+
+
+def assert_nothing_to_do(checkout: Checkout) -> None:
+    done = checkout.snakemake("-n", "datasets", params=["tiny.yaml"])
+    assert "Nothing to be done" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("tiny", [["PAS-20"]], indirect=True, ids=["PAS-20"])
+def test_a_lost_file_alone_is_made_again(tiny, tmp_path, monkeypatch):
+    root = tmp_path / "data"
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(root))
+    tiny.snakemake("datasets", params=["tiny.yaml"])
+    assert_nothing_to_do(tiny)
+    before = times(root)
+    lost = Path("VOCdevkit/VOC2012/annotations_ovs/val/2008_000001.png")
+    content = (root / lost).read_bytes()
+    (root / lost).unlink()
+    assert plan(tiny, "datasets", "tiny.yaml") == {"Convert": ["pascal_voc_20"]}
+    tiny.snakemake("datasets", params=["tiny.yaml"])
+    assert (root / lost).read_bytes() == content
+    after = times(root)
+    assert {path for path in after if after[path] != before[path]} == {lost}
+    assert_nothing_to_do(tiny)
+
+
+@pytest.mark.parametrize("tiny", [["PAS-20", "A-150"]], indirect=True, ids=["both"])
+def test_a_prepared_folder_is_used_as_it_is(tiny, tmp_path, monkeypatch):
+    """Images and converted labels only, as another project left them: no archive, no raw label."""
+    root, catalog = tmp_path / "prepared", load_catalog(tiny.path / "served/sources.yaml")
+    for name in ("ade20k_150", "ade20k_panoptic", "ade20k_instance", "pascal_voc_20"):
+        for source in catalog.datasets[name].sources:
+            fetch(catalog.sources[source], archives_dir(root))
+            unpack_source(source, catalog, root)
+        convert(name, catalog, root, workers=1)
+    for folder in (
+        *("archives", "manifests", "vocabularies"),
+        *("VOCdevkit/VOC2012/JPEGImages", "VOCdevkit/VOC2012/SegmentationClass"),
+        *("VOCdevkit/VOC2012/ImageSets", "ade/ADEChallengeData2016/annotations"),
+        "ade/ADEChallengeData2016/annotations_instance",
+    ):
+        shutil.rmtree(root / folder)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(root))
+    before = times(root)
+    planned = plan(tiny, "datasets", "tiny.yaml")
+    names = ["ade20k_150_with_prompt_eng.txt", "pascal_voc_21_with_prompt_eng.txt"]
+    # coco_stuff's names tell which classes were seen in training, but are not asked for here
+    assert sorted(planned["Download"]) == names  # class names, a few kB; no archive
+    tiny.snakemake("datasets", params=["tiny.yaml"])
+    assert times(root) == before
+    assert not list((root / "archives").glob("*.zip")) + list((root / "archives").glob("*.tar"))
+    assert_nothing_to_do(tiny)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from maftp.data.catalog import Obtainable, Source
 from maftp.data.meter import Meter
+from maftp.data.space import FullDiskError
 from maftp.data.transfer import Patience, tag_path, take_local, transfer
 from maftp.errors import DownloadError
 from maftp.files import atomic_path
@@ -63,6 +64,8 @@ def fetch(
                 transfer(url, part, source, patience or Patience())
                 _accept(source, part, target)
                 return target
+            except FullDiskError:
+                raise
             except DownloadError as error:
                 failures.append(str(error))
                 logger.warning("%s", error)
@@ -93,7 +96,7 @@ def verify(source: Obtainable, path: Path) -> str:
             f"{path}: {size} bytes, expected {source.bytes}; delete it and download it again"
         )
     expected = dict(source.digests)
-    recorded = _record_of(path)
+    recorded = record_path(path)
     served_from_disk = (source.url or "").startswith("file:")  # its owner may change it
     if not expected and recorded.exists() and not served_from_disk:
         expected = {"sha256": recorded.read_text().split()[0]}
@@ -107,10 +110,15 @@ def verify(source: Obtainable, path: Path) -> str:
     return found["sha256"]
 
 
+def record_path(path: Path) -> Path:
+    """Return where the digest of a download is kept."""
+    return path.with_name(f"{path.name}.sha256")
+
+
 def _accept(source: Obtainable, part: Path, target: Path) -> None:
     """Verify `part`, record its digest and give it its name; a wrong one is deleted."""
-    if not source.digests and _record_of(target).exists():
-        shutil.copyfile(_record_of(target), _record_of(part))
+    if not source.digests and record_path(target).exists():
+        shutil.copyfile(record_path(target), record_path(part))
     try:
         digest = verify(source, part)
     except DownloadError:
@@ -118,8 +126,8 @@ def _accept(source: Obtainable, part: Path, target: Path) -> None:
         tag_path(part).unlink(missing_ok=True)
         raise
     finally:
-        _record_of(part).unlink(missing_ok=True)
-    with atomic_path(_record_of(target)) as temporary:
+        record_path(part).unlink(missing_ok=True)
+    with atomic_path(record_path(target)) as temporary:
         temporary.write_text(f"{digest}  {target.name}\n")
     os.replace(part, target)
     tag_path(part).unlink(missing_ok=True)
@@ -134,7 +142,3 @@ def _digests(path: Path, names: set[str]) -> dict[str, str]:
                 state.update(chunk)
             meter.add(len(chunk))
     return {name: state.hexdigest() for name, state in states.items()}
-
-
-def _record_of(path: Path) -> Path:
-    return path.with_name(f"{path.name}.sha256")

@@ -174,9 +174,13 @@ def _append(response: requests.Response, part: Path, have: int, source: Obtainab
             open(part, "ab" if have else "wb") as file,
             Meter(source.file, total=total, done=have) as meter,
         ):
-            for chunk in response.iter_content(_NETWORK_CHUNK):
-                file.write(chunk)
-                meter.add(len(chunk))
+            try:
+                for chunk in response.iter_content(_NETWORK_CHUNK):
+                    file.write(chunk)
+                    meter.add(len(chunk))
+            except requests.RequestException:
+                if total is None:  # nothing else tells that something is missing
+                    raise
     if total is not None and _size(part) < total:
         raise _TryAgainError(f"connection closed after {_size(part)} of {total} bytes")
 

@@ -12,14 +12,15 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from maftp.data.catalog import Catalog, Source
-from maftp.data.download import registration_message, verify
+from maftp.data.download import record_path, registration_message, verify
 from maftp.data.images import link_or_copy
 from maftp.data.layout import archives_dir, stamp_path
-from maftp.data.space import check_space, full_disk_named
+from maftp.data.space import FullDiskError, check_space, full_disk_named
 from maftp.errors import DataError, DownloadError
 from maftp.files import write_json
 from maftp.lock import locked
@@ -60,12 +61,32 @@ def unpack_source(name: str, catalog: Catalog, root: Path) -> Path:
         if source.place is not None:
             link_or_copy(archive, root / source.place)
         else:
-            unpack(archive, root / str(source.unpack), nested=source.nested)
-        if not in_place(source, root):
-            lacking = [path for path in source.makes if not (root / path).exists()]
-            raise DataError(f"{archive}: no {lacking[0]} came out of it; download it again")
+            with _discarded_on_error(source, archive):
+                unpack(archive, root / str(source.unpack), nested=source.nested)
+                lacking = [path for path in source.makes if not (root / path).exists()]
+                if lacking:
+                    raise DataError(f"{archive}: no {lacking[0]} came out of it; download it again")
         write_json(stamp, {"source": name, "sha256": digest, "makes": list(source.makes)})
     return stamp
+
+
+@contextmanager
+def _discarded_on_error(source: Source, archive: Path) -> Iterator[None]:
+    """Remove an archive that cannot be used, so that the next download brings another one.
+
+    One that has its published digest stays, as another download would bring the same; so does one
+    that only its owner can replace.
+    """
+    try:
+        yield
+    except FullDiskError:
+        raise
+    except DataError as error:
+        if source.digests or not source.urls:
+            raise
+        archive.unlink()
+        record_path(archive).unlink(missing_ok=True)
+        raise type(error)(f"{error} (it was removed; running this again downloads it)") from None
 
 
 def in_place(source: Source, root: Path) -> bool:

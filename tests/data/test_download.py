@@ -45,6 +45,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes */{len(data)}")
             self.send_header("Content-Length", "0")
             return self.end_headers()
+        if self.path == "/chunked":
+            return self.chunked(data, whole=len(state["requests"]) > 1)
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(data) - start))
         if state["etag"]:
@@ -55,6 +57,17 @@ class Handler(BaseHTTPRequestHandler):
             body = body[: len(body) * 2 // 5]
             self.close_connection = True
         self.wfile.write(body)
+
+    def chunked(self, data, *, whole):
+        """Send without a length, from the start; the last chunk is missing when it breaks."""
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        part = data if whole else data[:100_000]
+        self.wfile.write(f"{len(part):x}\r\n".encode() + part + b"\r\n")
+        if whole:
+            self.wfile.write(b"0\r\n\r\n")
+        self.close_connection = True
 
     def log_message(self, *arguments):
         pass
@@ -117,6 +130,12 @@ def test_a_dropped_connection_goes_on_where_it_stopped(server, tmp_path):
 
 def test_a_server_without_ranges_begins_anew(server, tmp_path):
     assert fetch(source(f"{server.url}/no-ranges"), tmp_path, patience=QUICK).read_bytes() == DATA
+
+
+def test_a_broken_transfer_of_unknown_length_is_no_whole_file(server, tmp_path):
+    unknown = source(f"{server.url}/chunked", sha256=None)
+    assert fetch(unknown, tmp_path, patience=QUICK).read_bytes() == DATA
+    assert len(server.state["requests"]) == 2
 
 
 def test_an_interrupted_download_is_resumed_by_the_next_one(server, tmp_path):

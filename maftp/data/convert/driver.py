@@ -212,6 +212,8 @@ def map_values(raw: np.ndarray, table: np.ndarray, path: Path, *, refused: int) 
             f"{path}: value {wrong[0]} is no class of the vocabulary; use the labels and the"
             " vocabulary of one release"
         )
+    if raw.dtype == table.dtype == np.uint8 and len(table) == 256:
+        return cv2.LUT(raw, table)  # several times as fast
     return np.take(table, raw)
 
 

@@ -13,6 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import cv2
+
 from maftp.data.catalog import Catalog, Dataset
 from maftp.data.convert import (
     ade20k,
@@ -98,7 +100,8 @@ def convert(name: str, catalog: Catalog, root: Path, *, workers: int) -> Path:
                 "classes": len(vocabulary),
                 "vocabulary": {"stem": dataset.vocabulary, "sha256": vocabulary.digest},
                 "ignore_label": dataset.ignore_label,
-                "versions": {package: version(package) for package in ("pillow", "numpy")},
+                "versions": {package: version(package) for package in ("pillow", "numpy")}
+                | {"opencv": cv2.__version__},
                 "splits": splits,
                 "categories": categories[0] if categories else None,
             },

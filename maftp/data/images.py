@@ -68,7 +68,7 @@ def read_rgb(path: Path, *, oriented: bool) -> np.ndarray:
     try:
         with Image.open(path) as image:
             upright = ImageOps.exif_transpose(image) if oriented else image
-            return np.asarray(upright.convert("RGB"))
+            return np.asarray(upright if upright.mode == "RGB" else upright.convert("RGB"))
     except FileNotFoundError:
         raise DataError(f"{path}: no such image; obtain its archive or convert again") from None
     except _DAMAGED as error:

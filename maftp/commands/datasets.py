@@ -1,4 +1,4 @@
-"""`maftp data ...`: what is there of the data sets, is it sound, what does it look like."""
+"""`maftp data ...`: what is there of the data sets, is it sound, what it looks like."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
 def add(commands: argparse._SubParsersAction) -> None:
     """Add these commands."""
-    commands = group(commands, "data", "Look after the data sets: status, verify, preview.")
+    commands = group(commands, "data", "Look after the data sets: status, verify, preview, links.")
     _add_status(commands)
     _add_verify(commands)
     _add_preview(commands)
+    _add_links(commands)
 
 
 def _add_status(commands: argparse._SubParsersAction) -> None:
@@ -123,3 +124,20 @@ def _preview(options: argparse.Namespace) -> None:
         colours=[category.color for category in classes.categories],
     )
     print(f"{out}: {', '.join(sample.stem for sample in samples)}")
+
+
+def _add_links(commands: argparse._SubParsersAction) -> None:
+    command(
+        commands,
+        "links",
+        "Link the folders under the names that other code expects.",
+        _links,
+    )
+
+
+def _links(options: argparse.Namespace) -> None:
+    from maftp.data.links import make_links
+
+    _, root = catalog_and_root(read_params(options))
+    for link in make_links(root):
+        print(f"{link} -> {link.readlink()}")

@@ -40,7 +40,7 @@ LOSSES_OF_THE_PAPER = {
 }
 
 
-@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", TRAINED, ids=lambda file: file.stem)
 def test_official_experiments_weigh_losses_as_the_paper_does(file):
     """What the miniature world weighs otherwise must not reach them."""
     params = load_params(DEFAULT, file)

@@ -85,12 +85,12 @@ def _verify(options: argparse.Namespace) -> None:
     for name in names:
         found = verify_archives(name, catalog, root)
         found += verify_dataset(name, catalog, root, workers=options.jobs)
-        print(f"{name}: {'sound' if not found else f'{len(found)} problems'}")
+        print(f"{name}: {'sound' if not found else f'problems: {len(found)}'}")
         problems |= dict.fromkeys(found)
     for problem in problems:
         print(problem)
     if problems:
-        raise DataError(f"{root}: {len(problems)} problems in {len(names)} data sets, named above")
+        raise DataError(f"{root}: problems found: {len(problems)}, named above")
     if not names:
         print(f"{root}: nothing is converted yet")
 

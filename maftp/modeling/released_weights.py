@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 """Version of the file that is written."""
+_STUDENT = "backbone."
 
 
 def convert_released(
@@ -42,24 +43,23 @@ def convert_released(
     """
     state = read_state(released)
     model = build_model(
-        params,
-        num_training_classes=num_training_classes,
-        load_clip=None,
-        teacher=True,
-        whole_teacher=True,
+        params, num_training_classes=num_training_classes, load_clip=None, teacher=False
     )
-    wanted = {key: value for key, value in model.state_dict().items() if not key.endswith(DERIVED)}
-    architecture = model.architecture
-    fitted = fit_state(state, wanted, source=released, model=f"released {name} weights")
+    own = {key: value for key, value in model.state_dict().items() if not key.endswith(DERIVED)}
+    teacher = {
+        TEACHER + key.removeprefix(_STUDENT): value
+        for key, value in own.items()
+        if key.startswith(_STUDENT)
+    }
+    fitted = fit_state(state, own | teacher, source=released, model=f"released {name} weights")
     _check_training_classes(state, num_training_classes, released)
-    noted = architecture | {
+    noted = model.architecture | {
         "format": FORMAT,
         "released": name,
         "training_classes": num_training_classes,
         "source_sha256": sha256(released),
     }
-    kept = {key: tensor for key, tensor in fitted.items() if not key.startswith(TEACHER)}
-    tensors = {key: tensor.float().contiguous() for key, tensor in kept.items()}
+    tensors = {key: fitted[key].float().contiguous() for key in own}
     with atomic_path(out) as temporary:
         save_file(tensors, temporary, metadata={"format": "pt", METADATA: json.dumps(noted)})
 

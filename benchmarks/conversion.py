@@ -351,6 +351,13 @@ def describe(results: list[dict], facts: dict[str, object]) -> str:
             for key in ("loop", "one process", "all cores")
         ]
         lines.append(f"| {result['dataset']} | {' | '.join(values)} |")
+    if facts["busy"]:
+        lines += [
+            "",
+            "**The machine was busy with other work**: the rates are lower than it can do, and what a",
+            "further core gains cannot be read from them. Every process that is started takes one to",
+            "two seconds of processor time before its first image.",
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -377,6 +384,7 @@ def main() -> None:
         "date": datetime.date.today().isoformat(),
         "machine": options.machine,
         "load": f"load average {load:.1f} at the start, {os.getloadavg()[0]:.1f} at the end",
+        "busy": load > cores / 4,
         "versions": ", ".join(
             [f"Python {platform.python_version()}", *(f"{n} {v}" for n, v in versions.items())]
         ),

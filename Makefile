@@ -1,4 +1,5 @@
 # make table   set up .venv when needed, run the experiment of params.yaml, write results/table.csv
+# make report  the ablation grid and results/report.html, beside the table
 # make test    set up .venv when needed, run all tests
 # make lint    formatters and linters, as CI runs them
 # make clip    train the miniature CLIP anew (23 minutes on two busy cores)
@@ -8,11 +9,14 @@ BIN := .venv/bin
 CORES ?= all
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) --rerun-incomplete
 
-.PHONY: table test fast-test lint format clip pins env
+.PHONY: table report test fast-test lint format clip pins env
 
 table: env
 	@$(SNAKEMAKE) results/table.csv
 	@cat results/table.md
+
+report: env
+	@$(SNAKEMAKE) results/table.csv results/ablations.csv results/report.html
 
 test: env
 	@$(BIN)/pytest

@@ -45,13 +45,15 @@ class Segmentation:
 
 
 def load_model(
-    experiment: str | Path, weights: str | Path | None = None, device: str | torch.device = "cpu"
+    experiment: str | Path | Params,
+    weights: str | Path | None = None,
+    device: str | torch.device = "cpu",
 ) -> MaftPlus | FCCLIP:
     """Build the model of an experiment, in evaluation mode.
 
     Args:
         experiment: a parameter file, or a name: `miniature`, or a file under workflow/experiments.
-            `name:variant` chooses a variant; otherwise it is the first.
+            `name:variant` chooses a variant; otherwise it is the first. Or parameters themselves.
         weights: a released checkpoint (.pth) or an own one (.safetensors); both hold CLIP's
             weights. None takes the pretrained CLIP and a segmentation head at random.
         device: where to put it.
@@ -61,7 +63,7 @@ def load_model(
         CheckpointError: the weights are damaged or of another model.
         MaftpError: the pretrained CLIP is neither here nor can it be downloaded.
     """
-    params = experiment_params(experiment)
+    params = experiment if isinstance(experiment, Params) else experiment_params(experiment)
     load_clip = find_pretrained(params.clip) if weights is None else None
     model = build_model(params, num_training_classes=1, load_clip=load_clip, teacher=False)
     if weights is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from maftp.errors import ParamsError
+from maftp.grid import PREFIX, Grid, expand
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Positive = Annotated[int, Field(gt=0)]
@@ -114,6 +116,8 @@ class Cdt(_Block):
     form: Literal["semantic", "panoptic"]
     """semantic: LN(T + Y); panoptic: T + LN(Y). Released weights fix it."""
     num_heads: Positive
+    layers: Positive = 1
+    """Attention layers one after another; released weights have one."""
     tokens: Literal["released", "spatial"]
     """released: chunks across channels, as in released weights; spatial: one token per pixel."""
 
@@ -134,6 +138,8 @@ class Model(_Block):
     decoder_layers: Positive
     decoder_feedforward: Positive
     cdt: Cdt
+    ensemble: Literal["geometric", "head", "clip"] = "geometric"
+    """Class scores of fcclip: geometric mean of head and CLIP, or one of them alone."""
     ensemble_alpha: Fraction
     """Weight of CLIP for classes seen in training (fcclip)."""
     ensemble_beta: Fraction
@@ -183,6 +189,17 @@ class Train(_Block):
     """Steps between progress lines and logged metrics."""
 
 
+class Augmentation(_Block):
+    """Test-time augmentation: semantic scores averaged over sizes and flips."""
+
+    short_sides: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    """Shorter sides in pixels; the image is resized once more to each."""
+    max_side: Positive
+    """Largest longer side, in pixels."""
+    flip: bool
+    """Also flip each version horizontally."""
+
+
 class Evaluate(_Block):
     """Inference and metrics."""
 
@@ -198,6 +215,45 @@ class Evaluate(_Block):
     """Evaluate the first so many images only; null takes all."""
     overlays: Annotated[int, Field(ge=0)]
     """Pictures drawn per benchmark."""
+    augmentation: Augmentation | None = None
+    """Test-time augmentation of semantic benchmarks; null is off, as for all published scores."""
+
+
+class AblationPart(_Block):
+    """A cell of the grid that differs from another in one key; others can start from it."""
+
+    title: str
+    """What the table calls it."""
+    start: str
+    """Cell it starts from: `full`, or a part above."""
+    key: str
+    """The parameter that is changed, such as train.rc_weight."""
+    value: Any
+
+
+class AblationSweep(_Block):
+    """Several values of one parameter."""
+
+    title: str
+    start: str
+    """Cell it starts from: `full`, or a part."""
+    key: str
+    values: tuple[Any, ...]
+
+
+class Ablations(_Block):
+    """The grid of ablations: cells that differ from one another in one parameter each."""
+
+    full: str
+    """Variant that is the full model."""
+    benchmarks: tuple[str, ...] | None
+    """Benchmarks to score; null takes the experiment's."""
+    seeds: tuple[int, ...] | None
+    """null takes the experiment's."""
+    overrides: dict[str, Any]
+    """Keys that differ from the rest of this file in all cells; another file replaces them all."""
+    parts: dict[Name, AblationPart]
+    sweeps: dict[Name, AblationSweep]
 
 
 class Tracking(_Block):
@@ -226,11 +282,13 @@ class Params(_Block):
     """Evaluate this checkpoint instead of training; {experiment} and {seed} are filled in."""
     variants: dict[Name, dict[str, Any]]
     """Rows of the table: variant name to the keys that differ from the rest of this file."""
+    ablations: Ablations | None = None
+    """Grid of ablations; null has none."""
 
     @model_validator(mode="after")
     def _check(self) -> Params:
         for variant, overrides in self.variants.items():
-            for key in ("variants", "seeds", "experiment", "benchmarks", "data"):
+            for key in ("variants", "ablations", "seeds", "experiment", "benchmarks", "data"):
                 if key in overrides:
                     raise ValueError(f"variants.{variant}.{key}: a variant cannot change this key")
         if self.train.batch_size % self.train.workers:
@@ -245,14 +303,34 @@ class Params(_Block):
         Raises:
             ParamsError: there is no such variant, or its overrides are wrong.
         """
-        if variant not in self.variants:
-            raise ParamsError(
-                f"variant {variant!r} is not in the parameters; known: {', '.join(self.variants)}"
-            )
-        values = self.model_dump(mode="python")
+        if variant in self.variants:
+            return parse_params(self._variant_values(variant), source=f"variants.{variant}")
+        if variant.startswith(PREFIX) and variant in (runs := self.grid.runs):
+            return parse_params(runs[variant], source=f"ablations, run {variant}")
+        raise ParamsError(
+            f"variant {variant!r} is not in the parameters; known: {', '.join(self.variants)}"
+        )
+
+    @cached_property
+    def grid(self) -> Grid:
+        """The ablation grid: its table's rows and the values of its runs.
+
+        Raises:
+            ParamsError: there is none, or it names what is not there.
+        """
+        if self.ablations is None:
+            raise ParamsError("ablations: these parameters have no grid; write one")
+        variants = {variant: self._variant_values(variant) for variant in self.variants}
+        plain = self.model_dump(mode="python", include={"ablations"})["ablations"]
+        try:
+            return expand(variants, plain)
+        except ValueError as error:
+            raise ParamsError(str(error)) from None
+
+    def _variant_values(self, variant: str) -> dict[str, Any]:
+        values = self.model_dump(mode="python", exclude={"ablations"})
         overrides = values.pop("variants")[variant]
-        merged = _merge(values, overrides) | {"variants": {}}
-        return parse_params(merged, source=f"variants.{variant}")
+        return _tuples(_merge(values, overrides)) | {"variants": {}, "ablations": None}
 
 
 def parse_params(values: Mapping[str, Any], *, source: str) -> Params:
@@ -280,6 +358,9 @@ def load_params(path: Path | str, *overlays: Path | str) -> Params:
     params = parse_params(values, source=", ".join(str(file) for file in (path, *overlays)))
     for variant in params.variants:
         params.for_variant(variant)
+    if params.ablations is not None and params.ablations.full in params.variants:
+        for run in params.grid.runs:
+            params.for_variant(run)
     return params
 
 
@@ -295,11 +376,15 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
+_REPLACED = ("variants", "overrides", "parts", "sweeps")
+"""Blocks that a later file replaces instead of merging."""
+
+
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     merged = copy.deepcopy(dict(base))
     for key, value in over.items():
         if (
-            key != "variants"
+            key not in _REPLACED
             and isinstance(value, Mapping)
             and isinstance(merged.get(key), Mapping)
         ):

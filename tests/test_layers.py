@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "maftp"
-BASE = {"errors", "files", "lock", "progress", "config"}
+BASE = {"errors", "files", "lock", "progress", "config", "grid"}
 ALLOWED = {
     "ops": BASE,
     "data": BASE,
@@ -16,10 +16,18 @@ ALLOWED = {
     "miniworld": BASE | {"data"},
     "training": BASE | {"ops", "data", "losses", "modeling", "tracking"},
     "evaluation": BASE | {"ops", "data", "modeling", "tracking", "report.figures"},
+    "inspection": BASE | {"data", "modeling", "evaluation", "report.figures"},
     "report": BASE,
+    "prediction": BASE | {"api", "modeling", "data.images", "data.vocabulary", "report.figures"},
+    "demo": BASE | {"prediction", "miniworld"},
+    "export": BASE | {"prediction", "modeling", "data.vocabulary"},
     "api": BASE | {"modeling", "data.vocabulary", "data.mapper"},
 }
-FRAMEWORKS = {"ray": {"training/launch.py"}, "mlflow": {"tracking/mlflow_logger.py"}}
+FRAMEWORKS = {
+    "ray": {"training/launch.py"},
+    "nicegui": {"demo/page.py"},
+    "mlflow": {"tracking/mlflow_logger.py"},
+}
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

@@ -56,6 +56,7 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--text", type=Path, help="cached embeddings of the vocabulary")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--overlays", type=Path, help="folder of pictures to write")
+    parser.add_argument("--statistics", type=Path, help="folder of counts per image to write")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -73,6 +74,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         root=root,
         out=options.out,
         overlays_dir=options.overlays,
+        statistics_dir=options.statistics,
         embeddings=options.text,
     )
 

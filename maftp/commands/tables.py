@@ -12,6 +12,8 @@ def add(commands: argparse._SubParsersAction) -> None:
     """Add these commands."""
     _add_table(commands)
     _add_merge_tables(commands)
+    _add_ablations(commands)
+    _add_merge_ablations(commands)
 
 
 def _add_table(commands: argparse._SubParsersAction) -> None:
@@ -41,6 +43,48 @@ def _merge_tables(options: argparse.Namespace) -> None:
     from maftp.report.tables import merge_tables
 
     merge_tables(options.tables, options.out, options.markdown)
+
+
+def _add_ablations(commands: argparse._SubParsersAction) -> None:
+    parser = command(
+        commands, "ablations", "Gather the scores of the ablation grid's runs.", _ablations
+    )
+    parser.add_argument("results", type=Path, help="results/EXPERIMENT")
+    _add_table_outputs(parser)
+
+
+def _ablations(options: argparse.Namespace) -> None:
+    from maftp.report.ablations import ablation_table, write_ablations
+
+    params = read_params(options)
+    grid = params.grid
+    table = ablation_table(
+        grid,
+        options.results,
+        experiment=params.experiment,
+        benchmarks=params.ablations.benchmarks or params.benchmarks,
+        seeds=params.ablations.seeds or params.seeds,
+    )
+    write_ablations([table], options.out, options.markdown)
+
+
+def _add_merge_ablations(commands: argparse._SubParsersAction) -> None:
+    parser = command(
+        commands,
+        "merge-ablations",
+        "Join the ablations of experiments.",
+        _merge_ablations,
+        params=False,
+    )
+    parser.add_argument("tables", nargs="+", type=Path, help="results/EXPERIMENT/ablations.csv")
+    _add_table_outputs(parser)
+
+
+def _merge_ablations(options: argparse.Namespace) -> None:
+    from maftp.report.ablations import read_ablations, write_ablations
+
+    tables = [read_ablations(table) for table in options.tables]
+    write_ablations(tables, options.out, options.markdown)
 
 
 def _add_table_outputs(parser: argparse.ArgumentParser) -> None:

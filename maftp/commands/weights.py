@@ -81,6 +81,9 @@ def _add_embed(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("vocabulary", type=Path, help="text file, one `index:name,synonym` a line")
     parser.add_argument("--keep-row-zero", action="store_true", help="row 0 is a class as well")
     parser.add_argument("--clip", type=Path, required=True, help="CLIP's weights (.safetensors)")
+    parser.add_argument(
+        "--templates", type=int, choices=(1, 14), help="sentences per name (clip.templates)"
+    )
     parser.add_argument("--out", type=Path, required=True, help=".safetensors file to write")
 
 
@@ -92,5 +95,5 @@ def _embed(options: argparse.Namespace) -> None:
     params = read_params(options)
     vocabulary = read_vocabulary(options.vocabulary, keep_row_zero=options.keep_row_zero)
     backbone = ClipBackbone.from_params(params, weights=options.clip)
-    templates = TEMPLATES[: params.clip.templates]
+    templates = TEMPLATES[: options.templates or params.clip.templates]
     embed_vocabulary(backbone, vocabulary.names, templates=templates).save(options.out)

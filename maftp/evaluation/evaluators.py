@@ -20,6 +20,18 @@ from numpy.typing import NDArray
 from maftp.data.images import read_label, read_rgb
 from maftp.evaluation.panoptic import VOID, PanopticQuality, PanopticTruth, Segment
 from maftp.evaluation.semantic import ConfusionMatrix, percent
+from maftp.evaluation.statistics import (
+    CONFUSION,
+    CONFUSION_COLUMNS,
+    IMAGES,
+    PANOPTIC_COLUMNS,
+    SEMANTIC_COLUMNS,
+    Rows,
+    confusion_rows,
+    panoptic_rows,
+    semantic_rows,
+    write_csv,
+)
 from maftp.report.figures import NOTHING, Colour, Layer, draw_panel
 
 Item = Mapping[str, Any]
@@ -44,12 +56,14 @@ class SemanticEvaluator(DatasetEvaluator):
     def reset(self) -> None:
         """Forget all images."""
         self.matrix = ConfusionMatrix(num_classes=len(self._names), ignore_label=self._ignore_label)
+        self._rows: Rows = []
 
     def process(self, inputs: Sequence[Item], outputs: Sequence[Mapping[str, Any]]) -> None:
         """Add images; raises DataError for a label file that does not fit."""
         for item, output in zip(inputs, outputs, strict=True):
             source = Path(item["sem_seg_file_name"])
-            self.matrix.update(label_map(output), read_label(source), source=str(source))
+            counts = self.matrix.update(label_map(output), read_label(source), source=str(source))
+            self._rows += semantic_rows(source.stem, counts)
 
     def evaluate(self) -> dict[str, Any] | None:
         """Return `scores` and `per_class` records, in percent; None but in the first process."""
@@ -63,6 +77,11 @@ class SemanticEvaluator(DatasetEvaluator):
             for index, name in enumerate(self._names)
         ]
         return {"scores": scores.as_dict(), "per_class": per_class}
+
+    def write_statistics(self, folder: Path) -> None:
+        """Write `images.csv` and `confusion.csv` of this process's images."""
+        write_csv(folder / IMAGES, SEMANTIC_COLUMNS, self._rows)
+        write_csv(folder / CONFUSION, CONFUSION_COLUMNS, confusion_rows(self.matrix.counts))
 
 
 class PanopticEvaluator(DatasetEvaluator):
@@ -90,6 +109,7 @@ class PanopticEvaluator(DatasetEvaluator):
     def reset(self) -> None:
         """Forget all images."""
         self.quality = PanopticQuality(categories=self._truth.categories)
+        self._rows: Rows = []
 
     def process(self, inputs: Sequence[Item], outputs: Sequence[Mapping[str, Any]]) -> None:
         """Add images; raises DataError where prediction and ground truth do not fit."""
@@ -101,7 +121,10 @@ class PanopticEvaluator(DatasetEvaluator):
                 for segment in segments
             ]
             wanted = self._truth.segments(image_id)
-            self.quality.update(ids, records, self._truth.ids(image_id), wanted, image_id=image_id)
+            one = PanopticQuality(categories=self._truth.categories)
+            one.update(ids, records, self._truth.ids(image_id), wanted, image_id=image_id)
+            self.quality += one
+            self._rows += panoptic_rows(image_id, one.counts)
 
     def evaluate(self) -> dict[str, Any] | None:
         """Return `scores` and `per_class` records, in percent; None but in the first process."""
@@ -113,6 +136,10 @@ class PanopticEvaluator(DatasetEvaluator):
             record | {"seen": self._seen.get(record["id"])} for record in scores.per_class()
         ]
         return {"scores": scores.as_dict(), "per_class": per_class}
+
+    def write_statistics(self, folder: Path) -> None:
+        """Write `images.csv` of this process's images."""
+        write_csv(folder / IMAGES, PANOPTIC_COLUMNS, self._rows)
 
 
 class OverlayDrawer(DatasetEvaluator):

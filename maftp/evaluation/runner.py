@@ -1,7 +1,7 @@
 """One model on one benchmark: predictions, scores, pictures, and where they come from.
 
 Follows the open-vocabulary protocol of MAFT+ (ECCV 2024): each benchmark has its own vocabulary,
-one image at a time at the size of its file, no test-time augmentation.
+one image at a time at the size of its file, without test-time augmentation by default.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 from maftp.config import Params
 from maftp.data.catalog import Catalog
 from maftp.data.mapper import TestMapper
-from maftp.errors import DataError, MaftpError
+from maftp.errors import DataError, MaftpError, ParamsError
+from maftp.evaluation.augmentation import Augmented
 from maftp.evaluation.control import reorder_embeddings, shuffled_order
+from maftp.evaluation.instance import InstanceEvaluator
 from maftp.evaluation.subject import Subject, class_names, load_subject
 from maftp.files import atomic_path, sha256, write_json
 from maftp.modeling.build import build_model
@@ -32,6 +34,8 @@ from maftp.modeling.checkpoint import load_weights
 from maftp.modeling.segmenter import Segmenter
 from maftp.modeling.text_classifier import TextEmbeddings
 from maftp.progress import track
+
+Predict = Callable[[list[Any]], list[dict[str, Any]]]
 
 _PACKAGES = ("torch", "numpy", "pillow", "open_clip_torch", "timm", "detectron2")
 
@@ -47,6 +51,7 @@ def evaluate(
     root: Path,
     out: Path,
     overlays_dir: Path | None = None,
+    statistics_dir: Path | None = None,
     embeddings: Path | None = None,
     device: str | None = None,
 ) -> dict[str, Any]:
@@ -62,6 +67,8 @@ def evaluate(
         root: datasets root.
         out: JSON file to write.
         overlays_dir: folder of pictures to write (`params.evaluate.overlays` of them), or None.
+        statistics_dir: folder of counts per image to write, or None; see
+            `maftp.evaluation.statistics`.
         embeddings: cached text embeddings of the benchmark's vocabulary; None computes them.
         device: torch device; None takes a GPU when there is one.
 
@@ -74,9 +81,9 @@ def evaluate(
     """
     training = class_names(catalog.dataset(params.data.train), root).names
     subject = load_subject(benchmark, params=params, catalog=catalog, root=root, training=training)
-    model = _load_model(params, weights, training)
+    model = load_evaluated(params, weights, training)
     model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
-    _set_classes(model, subject, embeddings, shuffle=params.evaluate.shuffle_vocabulary)
+    set_classes(model, subject, embeddings, shuffle=params.evaluate.shuffle_vocabulary)
     scorer = subject.scorer()
     with _whole_folder(overlays_dir) as folder:
         evaluators: list[DatasetEvaluator] = [scorer]
@@ -87,7 +94,8 @@ def evaluate(
             mapper=_Deferred(TestMapper.from_params(params)),
             num_workers=params.data.workers,
         )
-        seconds = _run(model, track(loader, benchmark), DatasetEvaluators(evaluators))
+        predict = _augmented(params, model, subject)
+        seconds = _run(predict, track(loader, benchmark), DatasetEvaluators(evaluators))
     scores = scorer.evaluate()
     if scores is None:
         raise RuntimeError("results are written by the first process only")
@@ -100,22 +108,38 @@ def evaluate(
         "mode": _mode(model),
         "shuffled_vocabulary": params.evaluate.shuffle_vocabulary,
         "max_images": params.evaluate.max_images,
+        "augmentation": params.evaluate.model_dump(mode="json")["augmentation"],
         **scores,
         "speed": _speed(seconds, len(subject.records)),
         "provenance": _provenance(params, subject, weights, model.device),
     }
+    with _whole_folder(statistics_dir) as folder:
+        if folder is not None and not isinstance(scorer, InstanceEvaluator):
+            scorer.write_statistics(folder)
     write_json(out, result)
     return result
 
 
-def _load_model(params: Params, weights: Path, training: Sequence[str]) -> Segmenter:
+def _augmented(params: Params, model: Segmenter, subject: Subject) -> Predict:
+    if params.evaluate.augmentation is None:
+        return model
+    if subject.metric != "semantic":
+        raise ParamsError(
+            f"evaluate.augmentation: gives semantic scores only, but the metric is "
+            f"{subject.metric}; set it to null or leave the benchmark out"
+        )
+    return Augmented.from_params(params, model)
+
+
+def load_evaluated(params: Params, weights: Path, training: Sequence[str]) -> Segmenter:
+    """Build the model of a variant and load a checkpoint; `training` are the training classes."""
     model = build_model(params, num_training_classes=len(training), load_clip=None, teacher=False)
     load_weights(model, weights)
     model.set_training_vocabulary(training)
     return model
 
 
-def _set_classes(
+def set_classes(
     model: Segmenter, subject: Subject, embeddings: Path | None, *, shuffle: bool
 ) -> None:
     """Give the model the benchmark's classes; `shuffle` describes each by another one's names.
@@ -137,7 +161,7 @@ def _set_classes(
 
 
 @torch.inference_mode()
-def _run(model: Segmenter, batches: Iterable[list[Any]], evaluators: DatasetEvaluators) -> float:
+def _run(model: Predict, batches: Iterable[list[Any]], evaluators: DatasetEvaluators) -> float:
     """Predict and score every image; return the seconds it took."""
     start = time.monotonic()
     evaluators.reset()

@@ -40,8 +40,8 @@ class ConfusionMatrix:
 
     def update(
         self, prediction: NDArray[np.integer], truth: NDArray[np.integer], *, source: str
-    ) -> None:
-        """Add one image.
+    ) -> NDArray[np.int64]:
+        """Add one image and return its counts alone.
 
         Args:
             prediction: (H, W) classes 0..N-1.
@@ -63,8 +63,10 @@ class ConfusionMatrix:
         if rows.size and not 0 <= rows.min() <= rows.max() < self.num_classes:
             raise ValueError(f"{source}: prediction outside 0..{self.num_classes - 1}")
         pairs = rows * (self.num_classes + 1) + columns
-        self.counts += np.bincount(pairs, minlength=self.counts.size).reshape(self.counts.shape)
+        counts = np.bincount(pairs, minlength=self.counts.size).reshape(self.counts.shape)
+        self.counts += counts
         self.num_images += 1
+        return counts
 
     def _columns(self, truth: NDArray[np.integer], source: str) -> NDArray[np.int64]:
         values = truth.ravel().astype(np.int64)

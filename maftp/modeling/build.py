@@ -49,8 +49,8 @@ def build_model(
     backbone = ClipBackbone.from_params(params, weights=load_clip)
     parts = _shared_parts(params, backbone, num_training_classes)
     if params.model.name == "fcclip":
-        model = params.model
-        return FCCLIP(alpha=model.ensemble_alpha, beta=model.ensemble_beta, **parts)
+        alpha, beta = _ensemble_weights(params)
+        return FCCLIP(alpha=alpha, beta=beta, **parts)
     compensated = teacher and params.train.rc_weight > 0
     if compensated:
         check_training_width(params)
@@ -68,6 +68,13 @@ def build_model(
         ),
         **parts,
     )
+
+
+def _ensemble_weights(params: Params) -> tuple[float, float]:
+    """Return the weights of CLIP for seen and for unseen classes."""
+    model = params.model
+    alone = {"head": (0.0, 0.0), "clip": (1.0, 1.0)}
+    return alone.get(model.ensemble, (model.ensemble_alpha, model.ensemble_beta))
 
 
 def build_teacher(params: Params) -> ClipBackbone:

@@ -27,7 +27,7 @@ DERIVED = ("criterion.empty_weight", "attn_mask")
 METADATA = "maftp"
 """Entry in the header of own weights: JSON of the architecture and the training vocabulary."""
 _SHOWN = 3
-_TORCH_ERRORS = (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError)
+_TORCH_ERRORS = (RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError)
 
 
 def load_weights(model: Segmenter, path: Path) -> dict[str, Any]:

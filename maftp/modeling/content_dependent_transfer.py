@@ -19,19 +19,31 @@ Tokens = Literal["released", "spatial"]
 class ContentDependentTransfer(nn.Module):
     """Adapts the text embeddings T of a vocabulary to each image of a batch."""
 
-    def __init__(self, *, embed_dim: int, num_heads: int, form: Form, tokens: Tokens) -> None:
-        """Set width and heads, the residual's form and how the dense map becomes tokens."""
+    def __init__(
+        self, *, embed_dim: int, num_heads: int, form: Form, tokens: Tokens, num_layers: int = 1
+    ) -> None:
+        """Set width, heads and depth, the residual's form and how the map becomes tokens."""
         super().__init__()
         self.form = form
         self.tokens = tokens
         # `cross_atten` and its spelling are names of released checkpoints.
         self.cross_atten = TextImageAttention(embed_dim=embed_dim, num_heads=num_heads, form=form)
+        self.more_layers = nn.ModuleList(  # the method has one
+            TextImageAttention(embed_dim=embed_dim, num_heads=num_heads, form=form)
+            for _ in range(num_layers - 1)
+        )
 
     @classmethod
     def from_params(cls, params: Params, *, embed_dim: int) -> ContentDependentTransfer:
         """Build the transfer of `params.model.cdt` in a joint space of `embed_dim`."""
         cdt = params.model.cdt
-        return cls(embed_dim=embed_dim, num_heads=cdt.num_heads, form=cdt.form, tokens=cdt.tokens)
+        return cls(
+            embed_dim=embed_dim,
+            num_heads=cdt.num_heads,
+            form=cdt.form,
+            tokens=cdt.tokens,
+            num_layers=cdt.layers,
+        )
 
     def forward(
         self, text: Tensor, dense: Tensor, visual_head: Callable[[Tensor], Tensor]
@@ -49,7 +61,10 @@ class ContentDependentTransfer(nn.Module):
         batch, _, height, width = dense.shape
         tokens = visual_head(dense_tokens(dense, order=self.tokens))  # (B, h*w, D)
         code = sine_encoding(height, width, tokens.shape[-1], device=dense.device)  # (h*w, D)
-        return self.cross_atten(text.expand(batch, -1, -1), tokens, code)
+        adapted = self.cross_atten(text.expand(batch, -1, -1), tokens, code)
+        for layer in self.more_layers:
+            adapted = layer(adapted, tokens, code)
+        return adapted
 
 
 class TextImageAttention(nn.Module):

@@ -50,7 +50,7 @@ def _binary_masks(mask_logits: Tensor, features: Tensor) -> Tensor:
 
 
 def classify(
-    embeddings: Tensor, text: Tensor, logit_scale: Tensor, num_synonyms: Sequence[int]
+    embeddings: Tensor, text: Tensor, logit_scale: Tensor, num_synonyms: Sequence[int] | None
 ) -> Tensor:
     """Scaled similarity with every class, the best synonym of each, and with void.
 
@@ -61,14 +61,15 @@ def classify(
         embeddings: (B, Q, D).
         text: (S + 1, D), or (B, S + 1, D) per image; class by class, the void row last.
         logit_scale: scalar, natural logarithm of the scale, which is cut at 100.
-        num_synonyms: number of rows of each of the K classes, summing to S.
+        num_synonyms: number of rows of each of the K classes, summing to S; None leaves all rows
+            as they are.
 
     Returns:
         (B, Q, K + 1) logits. The gradient of a class goes to its winning synonym alone.
     """
     scale = logit_scale.exp().clamp(max=MAX_LOGIT_SCALE)
     similarity = scale * (F.normalize(embeddings, dim=-1) @ text.transpose(-2, -1))
-    return best_synonyms(similarity, num_synonyms)
+    return similarity if num_synonyms is None else best_synonyms(similarity, num_synonyms)
 
 
 def best_synonyms(logits: Tensor, num_synonyms: Sequence[int]) -> Tensor:

@@ -37,7 +37,7 @@ class SegmentationHead(nn.Module):
         self,
         features: Mapping[str, Tensor],
         text: Tensor,
-        num_synonyms: Sequence[int],
+        num_synonyms: Sequence[int] | None,
         *,
         auxiliary: bool,
     ) -> dict[str, Tensor | list[dict[str, Tensor]]]:

@@ -76,7 +76,7 @@ class TransformerDecoder(nn.Module):
         mask_features: Tensor,
         memory: Sequence[Tensor],
         text: Tensor,
-        num_synonyms: Sequence[int],
+        num_synonyms: Sequence[int] | None,
         *,
         auxiliary: bool,
     ) -> dict[str, Tensor | list[dict[str, Tensor]]]:
@@ -86,7 +86,7 @@ class TransformerDecoder(nn.Module):
             mask_features: (B, d, H/4, W/4).
             memory: maps (B, d, ...) at strides 32, 16, 8.
             text: (S + 1, D) unit rows, void last.
-            num_synonyms: rows of each class in `text`.
+            num_synonyms: rows of each class in `text`; None gives logits of all rows.
             auxiliary: also return the predictions before the last layer; inference needs none, and
                 leaves out their class logits.
 
@@ -147,7 +147,7 @@ class TransformerDecoder(nn.Module):
         masks: Tensor,
         mask_features: Tensor,
         text: Tensor,
-        num_synonyms: Sequence[int],
+        num_synonyms: Sequence[int] | None,
     ) -> Tensor:
         """Class logits (B, Q, K + 1) from the queries and what lies under their masks."""
         pooled = self._mask_pooling_proj(mask_pool(mask_features, masks))

@@ -16,6 +16,7 @@ import pandas as pd
 
 from maftp.errors import MaftpError
 from maftp.files import atomic_path
+from maftp.report.published import comparison
 
 SEMANTIC = ("A-847", "A-150", "PC-459", "PC-59", "PAS-20")
 PANOPTIC = "ADE-panoptic"
@@ -179,7 +180,20 @@ def _markdown(table: pd.DataFrame, baseline: str) -> str:
         )
         union = {name + _UNION: name + _UNION for name in SEMANTIC}
         parts.append(_text(_benchmarks(rows, union, baseline)) + "\n")
+        parts += _paper(str(experiment), rows)
     return "\n".join(parts)
+
+
+def _paper(experiment: str, rows: pd.DataFrame) -> list[str]:
+    """Return the comparison with the paper, for its own experiments."""
+    compared = comparison(experiment, rows)
+    if compared is None:
+        return []
+    numbers = compared.select_dtypes("number").columns
+    compared[numbers] = compared[numbers].map(
+        lambda value: "" if pd.isna(value) else f"{value:.1f}"
+    )
+    return ["Compared with the paper, mIoU in protocol (a):\n", _text(compared) + "\n"]
 
 
 def _summary(rows: pd.DataFrame, baseline: str) -> pd.DataFrame:

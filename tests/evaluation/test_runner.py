@@ -18,7 +18,7 @@ from maftp.data.images import read_label
 from maftp.data.mapper import TestMapper
 from maftp.errors import CheckpointError, DataError
 from maftp.evaluation.control import shuffled_order
-from maftp.evaluation.runner import _load_model, _set_classes, evaluate
+from maftp.evaluation.runner import evaluate, load_evaluated, set_classes
 from maftp.evaluation.subject import load_subject
 from maftp.modeling.text_classifier import embed_vocabulary
 
@@ -73,7 +73,7 @@ def test_semantic_result_is_what_the_model_says(
 
     chosen = params.for_variant(variant)
     subject = load_subject("A-150", params=chosen, catalog=catalog, root=root, training=TRAINING)
-    model = _load_model(chosen, weights(variant), TRAINING).eval()
+    model = load_evaluated(chosen, weights(variant), TRAINING).eval()
     model.set_test_vocabulary(subject.names)
     right = total = 0
     for record in subject.records:
@@ -121,7 +121,7 @@ def test_the_control_gives_each_class_the_scores_of_another(
 ):
     chosen = params.for_variant(variant)
     subject = load_subject("A-150", params=chosen, catalog=catalog, root=root, training=TRAINING)
-    model = _load_model(chosen, weights(variant), TRAINING).eval()
+    model = load_evaluated(chosen, weights(variant), TRAINING).eval()
     path = None
     if cached:
         path = tmp_path / "text.safetensors"
@@ -129,7 +129,7 @@ def test_the_control_gives_each_class_the_scores_of_another(
     item = TestMapper.from_params(chosen)(subject.records[0])
     scores = []
     for shuffle in (False, True):
-        _set_classes(model, subject, path, shuffle=shuffle)
+        set_classes(model, subject, path, shuffle=shuffle)
         with torch.inference_mode():
             scores.append(model([item])[0]["sem_seg"])
     rounding = (scores[1] - scores[0][shuffled_order(3)]).abs().max()
@@ -141,12 +141,12 @@ def test_panoptic_output_is_off_for_semantic_benchmarks(
     params: Params, weights, catalog: Catalog, root: Path
 ):
     chosen = params.for_variant("maftp")
-    model = _load_model(chosen, weights("maftp"), TRAINING)
+    model = load_evaluated(chosen, weights("maftp"), TRAINING)
     for benchmark, on in (("ADE-panoptic", True), ("A-150", False)):
         subject = load_subject(
             benchmark, params=chosen, catalog=catalog, root=root, training=TRAINING
         )
-        _set_classes(model, subject, None, shuffle=False)
+        set_classes(model, subject, None, shuffle=False)
         assert model.panoptic_on is on
 
 
@@ -177,7 +177,7 @@ def test_a_label_of_another_size_is_named(run: Run, root: Path):
 def test_embeddings_of_another_vocabulary_are_refused(
     run: Run, params: Params, weights, tmp_path: Path
 ):
-    model = _load_model(params.for_variant("maftp"), weights("maftp"), TRAINING)
+    model = load_evaluated(params.for_variant("maftp"), weights("maftp"), TRAINING)
     embed_vocabulary(model.backbone, ["sky"], templates=model.templates).save(tmp_path / "text")
     with pytest.raises(DataError, match="not the names of openvocab_ade20k_sem_seg_val"):
         run("A-150", embeddings=tmp_path / "text")

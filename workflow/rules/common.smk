@@ -37,7 +37,8 @@ def read_params():
         # The miniature world writes its overlay as the first job.
         drawn_later = params.data.world is not None and not Path(overlay).exists()
         catalog = load_catalog(None if drawn_later else overlay)
-        for name in params.benchmarks:
+        grid = params.ablations
+        for name in [*params.benchmarks, *((grid and grid.benchmarks) or [])]:
             catalog.benchmark(name)
     except MaftpError as error:
         raise WorkflowError(str(error)) from None
@@ -53,9 +54,16 @@ RESULTS = f"results/{EXPERIMENT}"
 RUN = f"{RESULTS}/{{variant}}/seed{{seed}}"
 CLIP_NAME = f"{PARAMS.clip.model}-{Path(PARAMS.clip.pretrained).stem}"
 CLIP = f"weights/clip/{CLIP_NAME}.safetensors"
-TEXT = f"weights/text/{CLIP_NAME}-{PARAMS.clip.templates}templates/{EXPERIMENT}"
+TEXT = f"weights/text/{CLIP_NAME}-{{templates}}templates/{EXPERIMENT}"
+HAS_GRID = PARAMS.ablations is not None and PARAMS.ablations.full in PARAMS.variants
+ABLATION_RUNS = list(PARAMS.grid.runs) if HAS_GRID else []
+ABLATION_BENCHMARKS = list(
+    (PARAMS.ablations.benchmarks if HAS_GRID else None) or BENCHMARKS
+)
+ABLATION_SEEDS = list((PARAMS.ablations.seeds if HAS_GRID else None) or PARAMS.seeds)
 TRAINED = [v for v in PARAMS.variants if PARAMS.for_variant(v).weights is None]
-EVALUATED = list(dict.fromkeys(CATALOG.benchmarks[name].dataset for name in BENCHMARKS))
+SCORED = list(dict.fromkeys([*BENCHMARKS, *ABLATION_BENCHMARKS]))
+EVALUATED = list(dict.fromkeys(CATALOG.benchmarks[name].dataset for name in SCORED))
 NEEDED = list(dict.fromkeys(([PARAMS.data.train] if TRAINED else []) + EVALUATED))
 TRAINING_NAMES = CATALOG.source_of_vocabulary(
     CATALOG.datasets[PARAMS.data.train].vocabulary
@@ -92,9 +100,10 @@ SOURCE_OF = {CATALOG.obtainable(name).file: name for name in [*SOURCES, *RELEASE
 
 
 wildcard_constraints:
-    variant="|".join(PARAMS.variants),
+    variant="|".join(map(re.escape, dict.fromkeys([*PARAMS.variants, *ABLATION_RUNS]))),
     seed=r"\d+",
-    benchmark="|".join(BENCHMARKS),
+    templates=r"\d+",
+    benchmark="|".join(SCORED),
     source="|".join(SOURCES),
     dataset="|".join(DATASETS),
     stem="|".join(CATALOG.datasets[name].vocabulary for name in DATASETS),
@@ -126,10 +135,11 @@ def unpacked(dataset):
     ]
 
 
-def text_embeddings(dataset):
-    """Return the cached text embeddings of a dataset's vocabulary."""
+def text_embeddings(dataset, variant):
+    """Return the cached text embeddings of a dataset's vocabulary in a variant's sentences."""
     entry = CATALOG.datasets[dataset]
-    return f"{TEXT}/{entry.vocabulary}{'.all_rows' if entry.keep_row_zero else ''}.safetensors"
+    folder = TEXT.format(templates=PARAMS.for_variant(variant).clip.templates)
+    return f"{folder}/{entry.vocabulary}{'.all_rows' if entry.keep_row_zero else ''}.safetensors"
 
 
 def run_weights(wildcards):

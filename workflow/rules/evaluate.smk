@@ -5,7 +5,7 @@ rule evaluate:
             ROOT, CATALOG.benchmarks[wildcards.benchmark].dataset
         ),
         text=lambda wildcards: text_embeddings(
-            CATALOG.benchmarks[wildcards.benchmark].dataset
+            CATALOG.benchmarks[wildcards.benchmark].dataset, wildcards.variant
         ),
         weights=run_weights,
         # tells seen classes from unseen ones
@@ -13,6 +13,7 @@ rule evaluate:
     output:
         scores=f"{RUN}/evaluation/{{benchmark}}.json",
         overlays=directory(f"{RUN}/evaluation/{{benchmark}}"),
+        statistics=directory(f"{RUN}/evaluation/{{benchmark}}.statistics"),
     log:
         f"{RUN}/evaluation/{{benchmark}}.log",
     benchmark:
@@ -45,4 +46,5 @@ rule evaluate:
     shell:
         "maftp evaluate {wildcards.benchmark} --variant {wildcards.variant}"
         " --seed {wildcards.seed} --weights {input.weights} --text {input.text}"
-        " --out {output.scores} --overlays {output.overlays} --log {log}"
+        " --out {output.scores} --overlays {output.overlays}"
+        " --statistics {output.statistics} --log {log}"

@@ -5,6 +5,10 @@ RUNS = [
     for seed in PARAMS.seeds
 ]
 
+ABLATIONS = [
+    f"{RESULTS}/{run}/seed{seed}" for run in ABLATION_RUNS for seed in ABLATION_SEEDS
+]
+
 
 rule experiment_table:
     input:
@@ -14,7 +18,12 @@ rule experiment_table:
             for benchmark in BENCHMARKS
         ],
     output:
-        csv=f"{RESULTS}/table.csv",
+        csv=report(
+            f"{RESULTS}/table.csv",
+            caption="../report/table.rst",
+            category="Scores",
+            labels={"figure": "table of results", "form": "numbers"},
+        ),
         markdown=f"{RESULTS}/table.md",
     log:
         f"{RESULTS}/table.log",
@@ -22,7 +31,7 @@ rule experiment_table:
         "../../envs/environment.yaml"
     params:
         runs=RUNS,
-        code=source_digest("report/tables"),
+        code=source_digest("report/tables", "report/published"),
     message:
         "Table of {EXPERIMENT}"
     shell:
@@ -41,8 +50,67 @@ rule table:
     conda:
         "../../envs/environment.yaml"
     params:
-        code=source_digest("report/tables"),
+        code=source_digest("report/tables", "report/published"),
     message:
         "Table of all experiments so far"
     shell:
         "maftp merge-tables {input} --out {output.csv} --markdown {output.markdown} --log {log}"
+
+
+rule experiment_ablations:
+    input:
+        scores=[
+            f"{run}/evaluation/{benchmark}.json"
+            for run in ABLATIONS
+            for benchmark in ABLATION_BENCHMARKS
+        ],
+        statistics=[
+            f"{run}/evaluation/{benchmark}.statistics"
+            for run in ABLATIONS
+            for benchmark in ABLATION_BENCHMARKS
+        ],
+    output:
+        csv=report(
+            f"{RESULTS}/ablations.csv",
+            caption="../report/ablation_table.rst",
+            category="Method",
+            labels={"figure": "table of ablations", "form": "numbers"},
+        ),
+        markdown=f"{RESULTS}/ablations.md",
+    log:
+        f"{RESULTS}/ablations.log",
+    conda:
+        "../../envs/environment.yaml"
+    params:
+        results=RESULTS,
+        grid=lambda wildcards: PARAMS.model_dump(mode="json")["ablations"],
+        code=source_digest("report/ablations", "report/bootstrap", "grid"),
+    message:
+        "Ablations of {EXPERIMENT}"
+    shell:
+        "maftp ablations {params.results}"
+        " --out {output.csv} --markdown {output.markdown} --log {log}"
+
+
+rule ablations:
+    input:
+        sorted(
+            {
+                f"{RESULTS}/ablations.csv",
+                *map(str, Path("results").glob("*/ablations.csv")),
+            }
+        ),
+    output:
+        csv="results/ablations.csv",
+        markdown="results/ablations.md",
+    log:
+        "results/ablations.log",
+    conda:
+        "../../envs/environment.yaml"
+    params:
+        code=source_digest("report/ablations"),
+    message:
+        "Ablations of all experiments so far"
+    shell:
+        "maftp merge-ablations {input}"
+        " --out {output.csv} --markdown {output.markdown} --log {log}"

@@ -3,7 +3,7 @@ rule train:
     input:
         data=layout.manifest_path(ROOT, PARAMS.data.train),
         clip=CLIP,
-        text=text_embeddings(PARAMS.data.train),
+        text=lambda wildcards: text_embeddings(PARAMS.data.train, wildcards.variant),
     output:
         weights=f"{RUN}/weights.safetensors",
         history=f"{RUN}/history.csv",

@@ -69,10 +69,10 @@ rule text_embeddings:
     params:
         vocabulary=lambda wildcards: layout.vocabulary_path(ROOT, wildcards.stem),
         rows=lambda wildcards: "--keep-row-zero" if wildcards.rows else "",
-        clip=settings("clip.templates"),
         code=source_digest("modeling/text_classifier", "modeling/clip_backbone"),
     message:
         "Embed the class names of {wildcards.stem}"
     shell:
         "maftp embed {params.vocabulary} {params.rows}"
-        " --clip {input.clip} --out {output} --log {log}"
+        " --clip {input.clip}"
+        " --templates {wildcards.templates} --out {output} --log {log}"

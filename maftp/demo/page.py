@@ -1,0 +1,197 @@
+"""The page itself, made with NiceGUI: picture, words, button, overlay and a table of regions.
+
+NiceGUI serves its scripts, styles and fonts from its own package, so that the page needs no
+network. One model serves all visitors, one picture at a time.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import tempfile
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from nicegui import events, run, ui
+from numpy.typing import NDArray
+from PIL import Image
+
+from maftp.demo.examples import Example, draw_examples
+from maftp.errors import MaftpError
+from maftp.prediction.model import Loaded
+from maftp.prediction.pictures import decode_picture
+from maftp.prediction.run import Found, Predictor, draw_overlay
+from maftp.prediction.words import parse_words
+
+_EXAMPLES = 3
+_COLUMNS = [
+    {"name": key, "label": label, "field": key, "align": align}
+    for key, label, align in (
+        ("class", "class", "left"),
+        ("share", "share of the picture", "right"),
+        ("score", "score", "right"),
+    )
+]
+
+
+class Engine:
+    """The model behind the page; safe to call from several threads."""
+
+    def __init__(self, loaded: Loaded, *, short_side: int | None = None) -> None:
+        """Keep a model; `short_side` as in `Predictor`."""
+        self.loaded = loaded
+        self._short_side = short_side
+        self._lock = threading.Lock()
+
+    def __call__(
+        self, pixels: NDArray[np.uint8], words: str, *, panoptic: bool
+    ) -> tuple[str, Found]:
+        """Segment an image; return the overlay as a data URL, and what was found.
+
+        Raises:
+            DataError: the words are no vocabulary.
+        """
+        names = parse_words(words, where="words")
+        with self._lock:
+            predictor = Predictor(
+                self.loaded, names, panoptic=panoptic, short_side=self._short_side
+            )
+            found = predictor(pixels)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "overlay.png"
+            draw_overlay(path, pixels, found, names)
+            return _data_url(path.read_bytes()), found
+
+
+@dataclass
+class _Visit:
+    """What one visitor has chosen, and the parts of the page that answer."""
+
+    engine: Engine
+    pixels: NDArray[np.uint8] | None = None
+    parts: dict[str, ui.element] = field(default_factory=dict)
+
+    async def upload(self, event: events.UploadEventArguments) -> None:
+        """Take the dropped file."""
+        data = await event.file.read()
+        try:
+            self.choose(decode_picture(io.BytesIO(data), name=event.file.name))
+        except MaftpError as error:
+            self._say(str(error))
+        self.parts["upload"].reset()
+
+    def choose(self, pixels: NDArray[np.uint8], words: str | None = None) -> None:
+        """Show a picture, and words that fit it."""
+        self.pixels = pixels
+        if words is not None:
+            self.parts["words"].value = words
+        self.parts["picture"].set_source(Image.fromarray(pixels))
+        self.parts["picture"].set_visibility(True)
+        self.parts["overlay"].set_visibility(False)
+        self.parts["table"].set_visibility(False)
+        self._say("")
+
+    async def segment(self) -> None:
+        """Answer the button."""
+        if self.pixels is None:
+            self._say("drop a picture first, or choose an example")
+            return
+        self.parts["button"].disable()
+        self.parts["spinner"].set_visibility(True)
+        try:
+            overlay, found = await run.io_bound(
+                self.engine,
+                self.pixels,
+                self.parts["words"].value or "",
+                panoptic=self.parts["panoptic"].value,
+            )
+            self._show(overlay, found)
+        except MaftpError as error:
+            self._say(str(error))
+        finally:
+            self.parts["spinner"].set_visibility(False)
+            self.parts["button"].enable()
+
+    def _show(self, overlay: str, found: Found) -> None:
+        self.parts["overlay"].set_source(overlay)
+        self.parts["overlay"].set_visibility(True)
+        self.parts["picture"].set_visibility(False)
+        self.parts["table"].rows = [
+            {
+                "id": number,
+                "class": region.name,
+                "share": f"{region.area / found.labels.size:.1%}",
+                "score": f"{region.score:.2f}",
+            }
+            for number, region in enumerate(found.regions)
+        ]
+        self.parts["table"].set_visibility(True)
+        self._say("")
+
+    def _say(self, text: str) -> None:
+        self.parts["message"].set_text(text)
+
+
+def serve(engine: Engine, *, host: str, port: int, show: bool) -> None:
+    """Serve the page until interrupted.
+
+    Args:
+        engine: the model.
+        host: address to listen on.
+        port: of the address.
+        show: open a browser.
+    """
+    examples = draw_examples(_EXAMPLES)
+
+    @ui.page("/")
+    def page() -> None:
+        _build(engine, examples)
+
+    ui.run(
+        host=host,
+        port=port,
+        title="maftp",
+        favicon="🖼",
+        show=show,
+        reload=False,
+        show_welcome_message=False,
+    )
+
+
+def _build(engine: Engine, examples: list[Example]) -> None:
+    visit = _Visit(engine)
+    parts = visit.parts
+    with ui.column().classes("w-full max-w-5xl mx-auto p-4 gap-4"):
+        ui.label("Segment a picture with your own words").classes("text-2xl")
+        ui.label(f"Model: {engine.loaded.params.experiment}, {engine.loaded.weights}").classes(
+            "text-sm text-gray-600"
+        )
+        with ui.row().classes("w-full gap-4 items-start"):
+            parts["upload"] = ui.upload(
+                label="Drop a picture here, or click +", auto_upload=True, on_upload=visit.upload
+            ).props("accept=image/*")
+            for number, example in enumerate(examples, start=1):
+                button = ui.image(Image.fromarray(example.pixels)).classes("w-40 cursor-pointer")
+                button.props(f'alt="example {number}"').mark(f"example{number}")
+                button.on("click", lambda e=example: visit.choose(e.pixels, e.words))
+        parts["words"] = ui.input(
+            "Classes, separated by semicolons; synonyms by commas",
+            value="sky; building, edifice; red car",
+        ).classes("w-full")
+        parts["words"].on("keydown.enter", visit.segment)
+        with ui.row().classes("items-center gap-4"):
+            parts["button"] = ui.button("Segment", on_click=visit.segment)
+            parts["panoptic"] = ui.checkbox("separate segments")
+            parts["spinner"] = ui.spinner(size="lg")
+            parts["message"] = ui.label().classes("text-red-800").props('role="alert"')
+        parts["picture"] = ui.image().classes("w-80").props('alt="picture"')
+        parts["overlay"] = ui.image().classes("w-full").props('alt="overlay"')
+        parts["table"] = ui.table(columns=_COLUMNS, rows=[], row_key="id")
+        for name in ("spinner", "overlay", "table"):
+            parts[name].set_visibility(False)
+
+
+def _data_url(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()

@@ -1,0 +1,185 @@
+"""A gallery: image, ground truth, baseline, method and difference of some images of a benchmark.
+
+The best, median and worst images are those of the method's mIoU on the single image.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from maftp.config import Params
+from maftp.data.catalog import Catalog
+from maftp.data.images import read_label, read_rgb
+from maftp.data.mapper import TestMapper
+from maftp.errors import DataError
+from maftp.evaluation.evaluators import label_map
+from maftp.evaluation.runner import load_evaluated, set_classes
+from maftp.evaluation.statistics import IMAGES
+from maftp.evaluation.subject import Subject, class_names, load_subject
+from maftp.files import atomic_path
+from maftp.report.figures import NOTHING, Colour, Layer, draw_panel
+
+VERDICTS = ("only {method} right", "only {baseline} right", "both wrong")
+_VERDICT_COLOURS: tuple[Colour, ...] = ((0, 114, 178), (230, 159, 0), (60, 60, 60))
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A model of the gallery."""
+
+    title: str
+    params: Params
+    weights: Path
+
+
+def image_scores(statistics: Path) -> dict[str, float]:
+    """Return the mIoU (0..1) of every single image over the classes of its ground truth.
+
+    Raises:
+        DataError: the statistics are missing or of a panoptic benchmark.
+    """
+    path = statistics / IMAGES
+    ious: dict[str, list[float]] = {}
+    try:
+        with open(path, newline="") as file:
+            for row in csv.DictReader(file):
+                truth, correct = int(row["truth"]), int(row["correct"])
+                if truth:
+                    union = truth + int(row["predicted"]) - correct
+                    ious.setdefault(row["image"], []).append(correct / union)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such statistics; evaluate the run again") from None
+    except (KeyError, ValueError) as error:
+        raise DataError(f"{path}: no statistics of a semantic benchmark ({error})") from None
+    return {image: float(np.mean(values)) for image, values in ious.items()}
+
+
+def choose(scores: Mapping[str, float], *, each: int) -> dict[str, str]:
+    """Return `each` best, median and worst images, and which of these each one is."""
+    ranked = sorted(scores, key=lambda image: (-scores[image], image))
+    middle = max(0, (len(ranked) - each) // 2)
+    chosen: dict[str, str] = {}
+    for kind, images in (
+        ("best", ranked[:each]),
+        ("worst", ranked[-each:]),
+        ("median", ranked[middle : middle + each]),
+    ):
+        for image in images:
+            chosen.setdefault(image, kind)
+    return chosen
+
+
+def difference(
+    truth: NDArray[np.integer], method: NDArray[np.integer], baseline: NDArray[np.integer]
+) -> NDArray[np.int64]:
+    """Return 0 where only the method is right, 1 where only the baseline is, 2 where neither is.
+
+    Pixels where both are right, and those of the truth's `NOTHING`, are `NOTHING`.
+    """
+    right, other = method == truth, baseline == truth
+    verdict = np.full(truth.shape, NOTHING, dtype=np.int64)
+    verdict[right & ~other] = 0
+    verdict[~right & other] = 1
+    verdict[~right & ~other] = 2
+    verdict[truth == NOTHING] = NOTHING
+    return verdict
+
+
+def draw_gallery(
+    contenders: tuple[Contender, Contender],
+    *,
+    benchmark: str,
+    statistics: Path,
+    catalog: Catalog,
+    root: Path,
+    out: Path,
+    each: int = 2,
+    device: str | None = None,
+) -> None:
+    """Write a PNG per chosen image and `gallery.csv` with their scores.
+
+    Args:
+        contenders: the method, then the baseline.
+        benchmark: semantic, by its name in the catalog.
+        statistics: of the method on the benchmark.
+        catalog: describes the benchmark.
+        root: datasets root.
+        out: folder to write.
+        each: best, median and worst images to show.
+        device: torch device; None takes a GPU when there is one.
+
+    Raises:
+        DataError: statistics or data are missing or damaged.
+        CheckpointError: weights are missing, damaged or of another model.
+    """
+    method = contenders[0]
+    training = class_names(catalog.dataset(method.params.data.train), root).names
+    subject = load_subject(
+        benchmark, params=method.params, catalog=catalog, root=root, training=training
+    )
+    scores = image_scores(statistics)
+    chosen = choose(scores, each=each)
+    records = {Path(r["sem_seg_file_name"]).stem: r for r in subject.records}
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    labels = [
+        _predict(contender, subject, training, [records[image] for image in chosen], place)
+        for contender in contenders
+    ]
+    titles = (contenders[0].title, contenders[1].title)
+    with atomic_path(out) as folder:
+        folder.mkdir()
+        for index, (image, kind) in enumerate(chosen.items()):
+            pair = (labels[0][index], labels[1][index])
+            _draw(folder / f"{kind}_{image}.png", records[image], subject, titles, pair)
+        with open(folder / "gallery.csv", "w", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["image", "kind", f"mIoU of {titles[0]} on the image"])
+            writer.writerows([i, kind, f"{100 * scores[i]:.2f}"] for i, kind in chosen.items())
+
+
+@torch.inference_mode()
+def _predict(
+    contender: Contender,
+    subject: Subject,
+    training: Sequence[str],
+    records: Sequence[dict[str, Any]],
+    device: str,
+) -> list[NDArray[np.int64]]:
+    model = load_evaluated(contender.params, contender.weights, training).to(device).eval()
+    set_classes(model, subject, None, shuffle=False)
+    mapper = TestMapper.from_params(contender.params)
+    return [label_map(model([mapper(record)])[0]) for record in records]
+
+
+def _draw(
+    path: Path,
+    record: Mapping[str, Any],
+    subject: Subject,
+    titles: tuple[str, str],
+    labels: tuple[NDArray[np.int64], NDArray[np.int64]],
+) -> None:
+    truth = read_label(Path(record["sem_seg_file_name"])).astype(np.int64)
+    truth[truth == subject.ignore_label] = NOTHING
+    verdict = difference(truth, *labels)
+    shifted = np.where(verdict == NOTHING, NOTHING, verdict + len(subject.names))
+    words = {"method": titles[0], "baseline": titles[1]}
+    draw_panel(
+        path,
+        read_rgb(Path(record["file_name"]), oriented=True),
+        [
+            Layer("ground truth", truth),
+            Layer(titles[1], labels[1]),
+            Layer(titles[0], labels[0]),
+            Layer("difference", shifted),
+        ],
+        names=[*subject.names, *(text.format(**words) for text in VERDICTS)],
+        colours=[*subject.colours, *_VERDICT_COLOURS],
+    )

@@ -1,0 +1,226 @@
+"""The table of ablations: scores of every cell, what it differs in, and what it costs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from maftp.errors import MaftpError
+from maftp.files import atomic_path
+from maftp.grid import Grid, Row
+from maftp.report.bootstrap import Counts, difference, read_counts
+from maftp.report.tables import FULL_SCALE, TRAINING
+
+MIOU, PQ = "mIoU", "PQ"
+_INTRODUCTION = """\
+# Ablations
+
+Every line differs from the cell it starts from in one parameter. mIoU is protocol (b), the mean
+over the classes of the ground truth, averaged over the benchmarks; standard deviations are over
+seeds. The difference to the full model has a 95 % interval of a paired bootstrap over test images:
+it says how far the choice of images could explain it, not the choice of seed. Lines with the same
+run are the same run.
+"""
+_MINIATURE = """\
+These are runs of the {experiment} experiment, not the paper's: **not comparable with the paper.**
+"""
+
+
+def ablation_table(
+    grid: Grid,
+    results: Path,
+    *,
+    experiment: str,
+    benchmarks: Sequence[str],
+    seeds: Sequence[int],
+    draws: int = 1000,
+) -> pd.DataFrame:
+    """Gather the scores of a grid, one line per row.
+
+    Args:
+        grid: rows and runs.
+        results: the experiment's folder, with `{run}/seed{seed}/evaluation/`.
+        experiment: its name.
+        benchmarks: scored by every run.
+        seeds: of every run.
+        draws: of the bootstrap.
+
+    Raises:
+        MaftpError: a result is missing or damaged.
+    """
+    reader = _Reader(results, grid, list(benchmarks), list(seeds), draws)
+    full = grid.rows[0].run
+    records = [
+        {"experiment": experiment, **_what(row), **reader.scores(row.run, full)}
+        for row in grid.rows
+    ]
+    return pd.DataFrame(records)
+
+
+def write_ablations(tables: Sequence[pd.DataFrame], csv: Path, markdown: Path) -> None:
+    """Write the lines of one or more experiments as CSV and for people."""
+    whole = pd.concat(tables, ignore_index=True)
+    parts = [_INTRODUCTION]
+    for experiment, lines in whole.groupby("experiment", sort=False):
+        parts.append(f"## {experiment}\n")
+        if not str(experiment).startswith(FULL_SCALE):
+            parts.append(_MINIATURE.format(experiment=experiment))
+        for study, rows in lines.groupby("study", sort=False):
+            parts.append(f"### {study.replace('_', ' ')}\n\n{_text(rows)}\n")
+    with atomic_path(csv) as temporary:
+        whole.to_csv(temporary, index=False, float_format="%.3f", lineterminator="\n")
+    with atomic_path(markdown) as temporary:
+        temporary.write_text("\n".join(parts))
+
+
+def read_ablations(csv: Path) -> pd.DataFrame:
+    """Read what `write_ablations` wrote.
+
+    Raises:
+        MaftpError: the file is missing or of another kind.
+    """
+    try:
+        table = pd.read_csv(csv, dtype={"value": str}, keep_default_na=True)
+    except FileNotFoundError:
+        raise MaftpError(f"{csv}: no such table of ablations; make it first") from None
+    except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
+        raise MaftpError(f"{csv}: no table ({error}); make it again") from None
+    if missing := [key for key in ("experiment", "study", "title", "run") if key not in table]:
+        raise MaftpError(f"{csv}: column {missing[0]} is missing; make the table again")
+    return table
+
+
+def _what(row: Row) -> dict[str, Any]:
+    value = None if row.key is None else json.dumps(row.value)
+    return {
+        "study": row.study,
+        "title": row.title,
+        "run": row.run,
+        "start": row.start,
+        "key": row.key,
+        "value": value,
+    }
+
+
+class _Reader:
+    """Reads each run once."""
+
+    def __init__(
+        self, results: Path, grid: Grid, benchmarks: list[str], seeds: list[int], draws: int
+    ) -> None:
+        self._results = results
+        self._grid = grid
+        self._benchmarks = benchmarks
+        self._seeds = seeds
+        self._draws = draws
+        self._done: dict[str, dict[str, Any]] = {}
+        self._counts: dict[Path, Counts] = {}
+
+    def scores(self, run: str, full: str) -> dict[str, Any]:
+        if run not in self._done:
+            self._done[run] = self._means(run) | self._differences(run, full) | self._costs(run)
+        return self._done[run]
+
+    def _means(self, run: str) -> dict[str, Any]:
+        table = pd.DataFrame([self._row(run, seed) for seed in self._seeds])
+        record: dict[str, Any] = {"seeds": len(table)}
+        semantic = [name for name in self._benchmarks if not name.endswith(PQ)]
+        for name in table.columns:
+            record[name] = table[name].mean()
+            record[f"{name} std"] = table[name].std(ddof=1) if len(table) > 1 else None
+        miou = [name for name in semantic if name in table.columns]
+        if miou:
+            means = table[miou].mean(axis=1)
+            record[MIOU] = means.mean()
+            record[f"{MIOU} std"] = means.std(ddof=1) if len(means) > 1 else None
+        return record
+
+    def _row(self, run: str, seed: int) -> dict[str, float]:
+        row = {}
+        for benchmark in self._benchmarks:
+            result = _read_json(self._evaluation(run, seed) / f"{benchmark}.json")
+            panoptic = result["metric"] == "panoptic"
+            name = f"{benchmark} {PQ}" if panoptic else benchmark
+            row[name] = result["scores"][PQ if panoptic else "mIoU_b"]
+        return row
+
+    def _differences(self, run: str, full: str) -> dict[str, Any]:
+        record: dict[str, Any] = {}
+        if run == full:
+            return record
+        pairs: dict[str, list[list[tuple[Counts, Counts]]]] = {MIOU: [], PQ: []}
+        for benchmark in self._benchmarks:
+            seeds = [
+                (self._read(run, seed, benchmark), self._read(full, seed, benchmark))
+                for seed in self._seeds
+            ]
+            pairs[PQ if seeds[0][0].is_panoptic else MIOU].append(seeds)
+        for name, chosen in pairs.items():
+            if chosen:
+                found = difference(chosen, draws=self._draws)
+                record[f"{name} difference"] = found.mean
+                record[f"{name} low"] = found.low
+                record[f"{name} high"] = found.high
+        return record
+
+    def _costs(self, run: str) -> dict[str, Any]:
+        """Return the cost of the training whose weights the run uses."""
+        source = self._grid.runs[run]["weights"]
+        trained = run if source is None else Path(source).parts[-3]
+        found = [
+            _read_json(self._results / trained / f"seed{seed}" / "manifest.json")
+            for seed in self._seeds
+        ]
+        return {key: sum(one[key] for one in found) / len(found) for key in TRAINING} | {
+            "trained as": trained
+        }
+
+    def _read(self, run: str, seed: int, benchmark: str) -> Counts:
+        folder = self._evaluation(run, seed) / f"{benchmark}.statistics"
+        if folder not in self._counts:
+            self._counts[folder] = read_counts(folder)
+        return self._counts[folder]
+
+    def _evaluation(self, run: str, seed: int) -> Path:
+        return self._results / run / f"seed{seed}" / "evaluation"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise MaftpError(f"{path}: no such result; run the cell first") from None
+    except ValueError as error:
+        raise MaftpError(f"{path}: not readable as JSON ({error}); make it again") from None
+
+
+def _text(rows: pd.DataFrame) -> str:
+    scores = [c for c in rows.columns if f"{c} std" in rows.columns and rows[c].notna().any()]
+    lines = []
+    for _, row in rows.iterrows():
+        line = {"cell": row["title"], "parameter": "" if pd.isna(row["key"]) else row["key"]}
+        for name in scores:
+            spread = row[f"{name} std"]
+            line[name] = f"{row[name]:.2f}" + ("" if pd.isna(spread) else f" ± {spread:.2f}")
+        for name in (MIOU, PQ):
+            if f"{name} difference" in rows.columns:
+                line[f"{name} - full [95 %]"] = _interval(row, name)
+        line["trainable (M)"] = f"{row['trainable_parameters'] / 1e6:.2f}"
+        line["training (min)"] = f"{row['training_seconds'] / 60:.1f}"
+        line["memory (GB)"] = f"{row['peak_memory_mb'] / 1000:.2f}"
+        line["run"] = row["run"]
+        lines.append(line)
+    table = pd.DataFrame(lines)
+    align = ["left", "left"] + ["right"] * (len(table.columns) - 3) + ["left"]
+    return table.to_markdown(index=False, disable_numparse=True, colalign=align)
+
+
+def _interval(row: pd.Series, name: str) -> str:
+    mean = row[f"{name} difference"]
+    if pd.isna(mean):
+        return ""
+    return f"{mean:+.2f} [{row[f'{name} low']:+.2f}, {row[f'{name} high']:+.2f}]"

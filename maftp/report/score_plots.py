@@ -1,0 +1,146 @@
+"""Plots of an experiment's scores: per benchmark, in both protocols, and against cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from maftp.report.runs import Run, score_table
+from maftp.report.style import COLOURS, MARKERS, new_figure, save_figure
+
+
+def plot_scores(runs: Sequence[Run], benchmarks: Sequence[str], path: Path) -> pd.DataFrame:
+    """Plot mIoU (protocol b) and PQ of every variant per benchmark; seeds are averaged.
+
+    Returns:
+        The numbers of the plot.
+    """
+    table = score_table(runs, benchmarks)
+    table = table[table.score.isin(["mIoU_b", "PQ"])]
+    numbers = (
+        table.groupby(["benchmark", "score", "variant"], sort=False)
+        .percent.agg(mean="mean", std="std", seeds="count")
+        .reset_index()
+    )
+    shown = list(dict.fromkeys(numbers.benchmark))
+    variants = list(dict.fromkeys(numbers.variant))
+    figure = new_figure(width=1.4 * len(shown) + 2.5, height=4.2)
+    axes = figure.axes[0]
+    for index, variant in enumerate(variants):
+        rows = numbers[numbers.variant == variant].set_index("benchmark").reindex(shown)
+        offset = 0.16 * (index - (len(variants) - 1) / 2)
+        axes.errorbar(
+            [place + offset for place in range(len(shown))],
+            rows["mean"],
+            yerr=rows["std"].fillna(0),
+            fmt=MARKERS[index % len(MARKERS)],
+            color=COLOURS[index % len(COLOURS)],
+            markersize=7,
+            capsize=3,
+            label=variant,
+        )
+    units = numbers.drop_duplicates("benchmark").set_index("benchmark").score
+    axes.set_xticks(
+        range(len(shown)), [f"{name}\n{'PQ' if units[name] == 'PQ' else 'mIoU'}" for name in shown]
+    )
+    axes.set(ylabel="score, percent")
+    axes.set_ylim(bottom=0)
+    handles, names = axes.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=4, frameon=False)
+    save_figure(figure, path)
+    return numbers
+
+
+def plot_protocols(runs: Sequence[Run], benchmarks: Sequence[str], path: Path) -> pd.DataFrame:
+    """Plot mIoU in both definitions side by side for each variant and benchmark."""
+    table = score_table(runs, benchmarks)
+    table = table[table.score.str.startswith("mIoU")]
+    numbers = (
+        table.pivot_table(
+            index=["benchmark", "variant"], columns="score", values="percent", sort=False
+        )
+        .reset_index()
+        .rename_axis(columns=None)
+    )
+    numbers["difference"] = numbers.mIoU_b - numbers.mIoU_a
+    figure = new_figure(width=7.5, height=0.28 * len(numbers) + 1.4)
+    axes = figure.axes[0]
+    places = range(len(numbers))
+    axes.hlines(places, numbers.mIoU_a, numbers.mIoU_b, color="0.6", linewidth=2)
+    axes.plot(
+        numbers.mIoU_a, places, "o", color="black", markerfacecolor="white",
+        label="(a) classes in truth or prediction",
+    )  # fmt: skip
+    axes.plot(numbers.mIoU_b, places, "o", color="black", label="(b) classes in truth")
+    axes.set_yticks(places, [f"{row.benchmark}  {row.variant}" for row in numbers.itertuples()])
+    axes.invert_yaxis()
+    axes.set(xlabel="mIoU, percent")
+    axes.set_xlim(left=0)
+    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    save_figure(figure, path)
+    return numbers
+
+
+def plot_cost(
+    runs: Sequence[Run],
+    benchmarks: Sequence[str],
+    ablations: pd.DataFrame | None,
+    path: Path,
+) -> pd.DataFrame:
+    """Plot mean mIoU against training time: trained variants, and the ablation cells if any."""
+    numbers = _variant_costs(runs, benchmarks)
+    if ablations is not None and "mIoU" in ablations:
+        cells = ablations.drop_duplicates("run")
+        cells = pd.DataFrame(
+            {
+                "group": "ablations",
+                "name": cells.title,
+                "minutes": cells.training_seconds / 60,
+                "trainable_parameters": cells.trainable_parameters,
+                "mIoU": cells["mIoU"],
+            }
+        )
+        numbers = pd.concat([numbers, cells], ignore_index=True)
+    groups = list(dict.fromkeys(numbers.group))
+    figure = new_figure(width=5.2 * len(groups) + 0.4, height=4.4, columns=len(groups))
+    for axes, group in zip(figure.axes, groups, strict=True):
+        rows = numbers[numbers.group == group]
+        for index, row in enumerate(rows.itertuples()):
+            axes.plot(
+                row.minutes,
+                row.mIoU,
+                MARKERS[index % len(MARKERS)],
+                color=COLOURS[index % len(COLOURS)],
+                label=f"{row.name} ({row.trainable_parameters / 1e6:.2f} M)",
+            )
+        axes.set(xlabel="training, minutes", ylabel="mean mIoU (b), percent", title=group)
+        axes.margins(y=0.15)
+        axes.set_xlim(0, 1.1 * rows.minutes.max())
+        small = {"fontsize": 6.5} if len(rows) > 6 else {}
+        axes.legend(
+            frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, **small
+        )
+    save_figure(figure, path)
+    return numbers
+
+
+def _variant_costs(runs: Sequence[Run], benchmarks: Sequence[str]) -> pd.DataFrame:
+    table = score_table(runs, benchmarks)
+    table = table[table.score == "mIoU_b"]
+    means = table.groupby(["variant", "seed"]).percent.mean()
+    rows = [
+        {
+            "group": "variants",
+            "name": run.variant,
+            "minutes": run.manifest["training_seconds"] / 60,
+            "trainable_parameters": run.manifest["trainable_parameters"],
+            "mIoU": means.get((run.variant, run.seed)),
+        }
+        for run in runs
+        if run.manifest is not None
+    ]
+    columns = ["group", "name", "minutes", "trainable_parameters", "mIoU"]
+    frame = pd.DataFrame(rows, columns=columns)
+    return frame.groupby(["group", "name"], sort=False).mean(numeric_only=True).reset_index()

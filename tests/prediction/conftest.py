@@ -1,0 +1,75 @@
+"""An untrained model of tiny size, saved as training saves one, and a few pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from maftp.api import experiment_params
+from maftp.modeling.build import build_model
+from maftp.training.checkpoint import save_weights
+
+TINY_CLIP = {
+    "embed_dim": 32,
+    "vision_cfg": {
+        "timm_model_name": "test_convnext",
+        "timm_pool": "",
+        "timm_proj": "linear",
+        "image_size": 64,
+    },
+    "text_cfg": {"context_length": 32, "width": 32, "heads": 2, "layers": 1},
+}
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory) -> Path:
+    """Weights with the manifest of their run beside them."""
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "maftp_tiny_look.json").write_text(json.dumps(TINY_CLIP))
+    overlay = {
+        "experiment": "tiny",
+        "input": {"test": {"short_side": 64, "max_side": 128}},
+        "clip": {"model": "maftp_tiny_look", "config": str(folder / "maftp_tiny_look.json")},
+        "model": {"num_queries": 6, "hidden_dim": 32, "cdt": {"num_heads": 4}},
+        "train": {"num_points": 64},
+        "evaluate": {"object_threshold": 0.0, "overlap_threshold": 0.0},
+        "variants": {"maftp": {}},
+    }
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(overlay))
+    params = experiment_params(folder / "tiny.yaml")
+    torch.manual_seed(1)  # with 0 all masks are empty
+    model = build_model(params, num_training_classes=2, load_clip=None, teacher=False)
+    model.set_training_vocabulary(["sky", "car, taxi"])
+    save_weights(folder / "weights.safetensors", model, {"experiment": "tiny", "variant": "maftp"})
+    manifest = {"params": params.model_dump(mode="json")}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder / "weights.safetensors"
+
+
+@pytest.fixture
+def pixels() -> np.ndarray:
+    """An image of 60 x 90 pixels."""
+    return np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path, pixels) -> Path:
+    """Two images, one below a folder, a text file, and a video of five frames."""
+    pictures = tmp_path / "pictures"
+    (pictures / "below").mkdir(parents=True)
+    Image.fromarray(pixels).save(pictures / "one.png")
+    Image.fromarray(pixels[:40]).save(pictures / "below" / "one.jpg")
+    (pictures / "notes.txt").write_text("no picture")
+    code = cv2.VideoWriter_fourcc(*"mp4v")
+    video = cv2.VideoWriter(str(pictures / "clip.mp4"), code, 5.0, (64, 48))
+    for step in range(5):
+        video.write(np.full((48, 64, 3), 40 * step, np.uint8))
+    video.release()
+    return pictures

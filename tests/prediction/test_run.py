@@ -1,0 +1,147 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+import maftp
+from maftp.cli import main
+from maftp.errors import DataError
+from maftp.prediction import run
+from maftp.prediction.model import load
+from maftp.prediction.pictures import find_sources
+from maftp.prediction.run import Predictor, predict, save_labels
+
+NAMES = ["sky", "building, edifice", "red car"]
+WORDS = "; ".join(NAMES)
+SAMPLES = Path(__file__).resolve().parents[2].parent / "shared" / "samples"
+
+
+@pytest.fixture(scope="module")
+def loaded(weights):
+    return load(weights)
+
+
+def read(out: Path, name: str) -> tuple[dict, np.ndarray]:
+    assert (out / f"{name}.overlay.png").is_file()
+    labels = np.asarray(Image.open(out / f"{name}.labels.png"))
+    return json.loads((out / f"{name}.json").read_text()), labels
+
+
+def check_segments(record: dict, labels: np.ndarray) -> None:
+    """Every segment's mask, area and box agree with each other and with the label map."""
+    assert labels.shape == (record["height"], record["width"])
+    for segment in record["segments"]:
+        mask = coco_mask.decode(segment["rle"]).astype(bool)
+        assert mask.shape == labels.shape
+        assert (labels[mask] == segment["class_index"]).all()
+        assert mask.sum() == segment["area"]
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        assert segment["box"] == [
+            columns[0],
+            rows[0],
+            columns[-1] - columns[0] + 1,
+            rows[-1] - rows[0] + 1,
+        ]
+        assert 0 < segment["score"] <= 1
+        assert segment["class"] == record["vocabulary"][segment["class_index"]].split(",")[0]
+    assert sum(segment["area"] for segment in record["segments"]) == (labels != 255).sum()
+
+
+def test_labels_are_those_of_segment(loaded, pixels):
+    found = Predictor(loaded, NAMES)(pixels)
+    expected = maftp.segment(loaded.model, pixels, NAMES, short_side=64, max_side=128)
+    assert (found.labels == expected.labels).mean() > 0.999  # ties of the interpolation
+
+
+def test_panoptic_segments_are_those_of_segment(loaded, pixels):
+    found = Predictor(loaded, NAMES, panoptic=True, stuff=[0])(pixels)
+    expected = maftp.segment(
+        loaded.model, pixels, NAMES, short_side=64, max_side=128, panoptic=True, things=[1, 2]
+    )
+    assert np.array_equal(found.ids, expected.panoptic)
+    assert len(found.regions) == len(expected.segments) > 0
+    assert ((found.labels == run.NOTHING) == (found.ids == 0)).all()
+
+
+def test_panoptic_of_a_large_picture(loaded, pixels, monkeypatch):
+    monkeypatch.setattr(run, "PANOPTIC_PIXELS", 1000)
+    found = Predictor(loaded, NAMES, panoptic=True)(pixels)
+    assert found.ids.shape == found.labels.shape == pixels.shape[:2]
+
+
+def test_predict_writes_three_files_a_picture_and_goes_on_after_a_damaged_one(
+    loaded, folder, tmp_path, caplog
+):
+    (folder / "damaged.png").write_bytes(b"nothing")
+    out = tmp_path / "out"
+    written = predict(find_sources([str(folder)]), Predictor(loaded, NAMES), out, every=2)
+    assert len(written) == 5
+    assert "left out: " in caplog.text and "damaged.png" in caplog.text
+    record, labels = read(out, "one_2")  # below/one.jpg comes first
+    assert (record["width"], record["height"], record["frame"]) == (90, 60, None)
+    assert record["vocabulary"] == NAMES
+    check_segments(record, labels)
+    assert read(out / "clip", "000004")[0]["frame"] == 4
+    assert not list(out.rglob(".*"))
+
+
+def test_a_named_picture_that_is_damaged_stops(loaded, folder, tmp_path):
+    (folder / "damaged.png").write_bytes(b"nothing")
+    sources = find_sources([str(folder / "damaged.png")])
+    with pytest.raises(DataError, match="not an image"):
+        predict(sources, Predictor(loaded, NAMES), tmp_path / "out")
+
+
+def test_label_maps_hold_many_classes(tmp_path):
+    labels = np.array([[0, 300], [run.NOTHING, 2]], np.int32)
+    save_labels(tmp_path / "many.png", labels, 847)
+    assert np.asarray(Image.open(tmp_path / "many.png")).tolist() == [[0, 300], [65535, 2]]
+    save_labels(tmp_path / "few.png", labels.clip(max=3), 254)
+    assert np.asarray(Image.open(tmp_path / "few.png")).tolist() == [[0, 3], [255, 2]]
+
+
+@pytest.mark.parametrize("panoptic", [False, True])
+def test_command_on_real_photographs(weights, tmp_path, panoptic):
+    if not SAMPLES.is_dir():
+        pytest.skip("the real samples are not on this machine")
+    options = ["--panoptic", "--stuff", "sky"] if panoptic else []
+    arguments = ["--vocabulary", WORDS, "--weights", str(weights), "--out", str(tmp_path)]
+    pictures = str(SAMPLES / "coco_panoptic" / "input_images")
+    assert main(["predict", pictures, *arguments, *options]) == 0
+    for photograph in Path(pictures).iterdir():
+        record, labels = read(tmp_path, photograph.stem)
+        assert Image.open(photograph).size == (record["width"], record["height"])
+        check_segments(record, labels)
+        assert (tmp_path / f"{photograph.stem}.segments.png").exists() == panoptic
+
+
+def test_the_training_classes_are_the_default_vocabulary(weights, folder, tmp_path):
+    arguments = ["--weights", str(weights), "--out", str(tmp_path / "out")]
+    assert main(["predict", str(folder / "one.png"), *arguments]) == 0
+    assert read(tmp_path / "out", "one")[0]["vocabulary"] == ["sky", "car, taxi"]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"picture": "notes.txt"}, "notes.txt: not an image"),
+        ({"picture": "none.png"}, "none.png: no such picture"),
+        ({"--vocabulary": " ; "}, "no class in it"),
+        ({"--vocabulary": "sky; sea; sky"}, "'sky' occurs twice"),
+        ({"--weights": "none.safetensors"}, "none.safetensors: no such checkpoint"),
+        ({"--experiment": "nonsense"}, "'nonsense' is neither"),
+        ({"--stuff": "tree"}, "'tree' is not in the vocabulary"),
+    ],
+)
+def test_bad_input_ends_in_one_sentence(weights, folder, tmp_path, capsys, change, sentence):
+    options = {"--vocabulary": WORDS, "--weights": str(weights), "--out": str(tmp_path / "out")}
+    options |= {key: value for key, value in change.items() if key != "picture"}
+    picture = str(folder / change.get("picture", "one.png"))
+    capsys.readouterr()
+    assert main(["predict", picture, *(part for pair in options.items() for part in pair)]) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("maftp ")]
+    assert sentence in line
+    assert not list(tmp_path.glob("out/*"))

@@ -1,0 +1,256 @@
+# The report: plots with their numbers beside them, pictures, provenance, and one page of all.
+METHOD = PARAMS.ablations.full if HAS_GRID else next(iter(PARAMS.variants))
+BASELINE = "fcclip" if "fcclip" in PARAMS.variants and METHOD != "fcclip" else None
+SEMANTIC = [b for b in BENCHMARKS if CATALOG.benchmarks[b].metric == "semantic"]
+PICTURED = "A-150" if "A-150" in SEMANTIC else next(iter(SEMANTIC), None)
+# The grid of the miniature world is short enough to belong to every report; another one is shown
+# when it has been run.
+WITH_ABLATIONS = HAS_GRID and (
+    PARAMS.data.world is not None or Path(f"{RESULTS}/ablations.csv").exists()
+)
+ABLATION_TABLE = f"{RESULTS}/ablations.csv" if WITH_ABLATIONS else []
+TRAINED_RUNS = [f"{RESULTS}/{v}/seed{s}" for v in TRAINED for s in PARAMS.seeds]
+DRIFT_RUNS = (
+    [
+        f"{RESULTS}/{row.run}/seed{seed}"
+        for row in PARAMS.grid.rows
+        if row.study == "parts"
+        for seed in ABLATION_SEEDS
+    ]
+    if WITH_ABLATIONS
+    else TRAINED_RUNS
+)
+SCORES = [f"{run}/evaluation/{b}.json" for run in RUNS for b in BENCHMARKS]
+COUNTS = f"{RESULTS}/{METHOD}/seed{PARAMS.seeds[0]}/evaluation/{PICTURED}.statistics"
+MANIFESTS = [f"{run}/manifest.json" for run in TRAINED_RUNS]
+
+# Section and inputs of each plot.
+PLOTS = {"scores": ("Scores", SCORES), "cost": ("Scores", [*SCORES, *MANIFESTS])}
+if SEMANTIC:
+    PLOTS["protocols"] = ("Scores", SCORES)
+    PLOTS["confusion"] = ("Classes", [COUNTS, *SCORES])
+    PLOTS["drift"] = ("Method", [f"{run}/drift.json" for run in DRIFT_RUNS])
+if SEMANTIC and BASELINE:
+    PLOTS["classes"] = ("Classes", SCORES)
+if WITH_ABLATIONS:
+    PLOTS["ablations"] = ("Method", [])
+
+for FIGURE, (SECTION, MADE_FROM) in PLOTS.items():
+
+    rule:
+        name:
+            f"figure_{FIGURE}"
+        input:
+            results=MADE_FROM,
+            ablations=ABLATION_TABLE if FIGURE in ("cost", "drift", "ablations") else [],
+        output:
+            picture=report(
+                f"{RESULTS}/figures/{FIGURE}.png",
+                caption=f"../report/{FIGURE}.rst",
+                category=SECTION,
+                labels={"figure": FIGURE, "form": "plot"},
+            ),
+            numbers=report(
+                f"{RESULTS}/figures/{FIGURE}.csv",
+                caption=f"../report/{FIGURE}.rst",
+                category=SECTION,
+                labels={"figure": FIGURE, "form": "numbers"},
+            ),
+        log:
+            f"{RESULTS}/figures/{FIGURE}.log",
+        conda:
+            "../../envs/environment.yaml"
+        params:
+            figure=FIGURE,
+            results=RESULTS,
+            variants=lambda wildcards: f"--method {METHOD} --baseline {BASELINE or METHOD}",
+            benchmark=PICTURED or BENCHMARKS[0],
+            ablations=lambda wildcards, input: (
+                f"--ablations {input.ablations}" if input.ablations else ""
+            ),
+            code=source_digest("report"),
+        message:
+            "Plot {params.figure}"
+        shell:
+            "maftp figure {params.figure} {params.results} {params.variants}"
+            " --benchmark {params.benchmark} {params.ablations}"
+            " --out {output.picture} --numbers {output.numbers} --log {log}"
+
+
+rule curves:
+    input:
+        f"{RUN}/history.csv",
+    output:
+        report(
+            f"{RUN}/history.png",
+            caption="../report/curves.rst",
+            category="Training",
+            labels={"run": "{variant}, seed {seed}", "form": "plot"},
+        ),
+    log:
+        f"{RUN}/history.log",
+    conda:
+        "../../envs/environment.yaml"
+    params:
+        code=source_digest("report/figures"),
+    message:
+        "Plot the losses of {wildcards.variant}, seed {wildcards.seed}"
+    shell:
+        "maftp curves {input} --title '{wildcards.variant}, seed {wildcards.seed}'"
+        " --out {output} --log {log}"
+
+
+rule drift:
+    input:
+        data=layout.manifest_path(
+            ROOT, CATALOG.benchmarks[PICTURED or BENCHMARKS[0]].dataset
+        ),
+        text=lambda wildcards: text_embeddings(
+            CATALOG.benchmarks[PICTURED].dataset, wildcards.variant
+        ),
+        clip=CLIP,
+        weights=run_weights,
+        training_names=layout.stamp_path(ROOT, TRAINING_NAMES),
+    output:
+        f"{RUN}/drift.json",
+    log:
+        f"{RUN}/drift.log",
+    benchmark:
+        f"{RUN}/drift.benchmark.tsv"
+    conda:
+        "../../envs/environment.yaml"
+    resources:
+        gpus=PARAMS.train.gpus_per_worker,
+    params:
+        benchmark=PICTURED,
+        code=source_digest("modeling", "inspection/drift", "data/mapper", "data/images"),
+    message:
+        "Measure the drift of CLIP in {wildcards.variant}, seed {wildcards.seed}"
+    shell:
+        "maftp drift {params.benchmark} --variant {wildcards.variant} --seed {wildcards.seed}"
+        " --weights {input.weights} --clip {input.clip} --text {input.text}"
+        " --out {output} --log {log}"
+
+
+rule gallery:
+    input:
+        method=f"{RESULTS}/{METHOD}/seed{PARAMS.seeds[0]}/weights.safetensors",
+        baseline=f"{RESULTS}/{BASELINE or METHOD}/seed{PARAMS.seeds[0]}/weights.safetensors",
+        statistics=COUNTS,
+    output:
+        report(
+            directory(f"{RESULTS}/gallery"),
+            patterns=["{kind}_{image}.png"],
+            caption="../report/gallery.rst",
+            category="Gallery",
+            labels={"image": "{image}", "kind": "{kind}"},
+        ),
+    log:
+        f"{RESULTS}/gallery.log",
+    conda:
+        "../../envs/environment.yaml"
+    params:
+        benchmark=PICTURED,
+        method=METHOD,
+        baseline=BASELINE or METHOD,
+        code=source_digest("inspection/gallery", "report/figures", "modeling"),
+    message:
+        "Draw the best, median and worst images of {params.benchmark}"
+    shell:
+        "maftp gallery {params.benchmark} --method {params.method} --baseline {params.baseline}"
+        " --weights {input.method} {input.baseline} --statistics {input.statistics}"
+        " --out {output} --log {log}"
+
+
+rule provenance:
+    input:
+        SCORES,
+        MANIFESTS,
+    output:
+        report(
+            f"{RESULTS}/provenance.csv",
+            caption="../report/provenance.rst",
+            category="What was run",
+            labels={"table": "commit, data, versions, hardware"},
+        ),
+    log:
+        f"{RESULTS}/provenance.log",
+    conda:
+        "../../envs/environment.yaml"
+    params:
+        results=RESULTS,
+        code=source_digest("report/provenance"),
+    message:
+        "Say what the runs were made of"
+    shell:
+        "maftp provenance {params.results} --out {output} --log {log}"
+
+
+rule resolved_params:
+    output:
+        report(
+            f"{RESULTS}/params.yaml",
+            caption="../report/params.rst",
+            category="What was run",
+            labels={"table": "parameters"},
+        ),
+    log:
+        f"{RESULTS}/params.log",
+    conda:
+        "../../envs/environment.yaml"
+    params:
+        values=PARAMS.model_dump(mode="json"),
+    message:
+        "Write down all parameters"
+    shell:
+        "maftp params > {output} 2> {log}"
+
+
+rule report_parts:
+    input:
+        [
+            f"{RESULTS}/figures/{name}.{kind}"
+            for name in PLOTS
+            for kind in ("png", "csv")
+        ],
+        [f"{run}/history.png" for run in TRAINED_RUNS],
+        f"{RESULTS}/table.csv",
+        ABLATION_TABLE,
+        f"{RESULTS}/gallery" if BASELINE and SEMANTIC else [],
+        f"{RESULTS}/provenance.csv",
+        f"{RESULTS}/params.yaml",
+    output:
+        touch(f"{RESULTS}/figures/complete"),
+    log:
+        f"{RESULTS}/figures/complete.log",
+    conda:
+        "../../envs/environment.yaml"
+    message:
+        "All parts of the report are there"
+    shell:
+        "echo complete > {log}"
+
+
+# Snakemake makes the page itself; what has run says what is in it. Its scripts and styles are
+# part of its package, so that neither making nor reading the page needs a network.
+rule report_page:
+    input:
+        f"{RESULTS}/figures/complete",
+    output:
+        "results/report.html",
+    log:
+        "results/report.log",
+    conda:
+        "../../envs/environment.yaml"
+    params:
+        snakefile=workflow.main_snakefile,
+        files=(
+            "--configfile " + " ".join(map(shlex.quote, PARAM_FILES[1:]))
+            if PARAM_FILES[1:]
+            else ""
+        ),
+    message:
+        "Write the report"
+    shell:
+        "snakemake {input} --snakefile {params.snakefile:q} --report {output} --nolock --cores 1"
+        " {params.files} > {log} 2>&1"

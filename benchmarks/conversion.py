@@ -354,9 +354,9 @@ def describe(results: list[dict], facts: dict[str, object]) -> str:
     if facts["busy"]:
         lines += [
             "",
-            "**The machine was busy with other work**: the rates are lower than it can do, and what",
-            "a further core gains cannot be read from them. Every process that is started takes one",
-            "to two seconds of processor time before its first image.",
+            "**The machine was busy with other work**: the rates are lower than it can do, and",
+            "what a further core gains cannot be read from them. Every process that is started",
+            "takes one to two seconds of processor time before its first image.",
         ]
     return "\n".join(lines) + "\n"
 

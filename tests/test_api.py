@@ -145,8 +145,8 @@ def test_pretrained_clip_is_not_touched_with_weights_and_needed_without(experime
 @pytest.mark.parametrize(
     ("name", "architecture", "form", "weights"),
     [
-        ("miniature", "maftp", "semantic", (1.0, 0.1)),
-        ("miniature:fcclip", "fcclip", "semantic", (1.0, 0.1)),
+        ("miniature", "maftp", "semantic", (20.0, 0.1)),
+        ("miniature:fcclip", "fcclip", "semantic", (20.0, 0.1)),
         ("maftp_base", "maftp", "semantic", (1.0, 0.1)),
         ("maftp_large", "maftp", "semantic", (1.0, 0.1)),
         ("maftp_large_panoptic", "maftp", "panoptic", (1.0, 0.1)),

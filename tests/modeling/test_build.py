@@ -101,3 +101,12 @@ def test_detectron2_registry(tiny_params, tmp_path):
     assert model.criterion.num_classes == 5
     with pytest.raises(ParamsError, match="make them agree"):
         META_ARCH_REGISTRY.get("MaftPlus")(cfg)
+
+
+@pytest.mark.parametrize(
+    ("ensemble", "weights"),
+    [("geometric", (0.4, 0.8)), ("head", (0.0, 0.0)), ("clip", (1.0, 1.0))],
+)
+def test_the_baseline_s_ensemble_can_be_switched_off(build, ensemble, weights):
+    model = build("fcclip", model={"ensemble": ensemble})
+    assert (model.alpha, model.beta) == weights

@@ -49,3 +49,18 @@ def test_rows_of_text_do_not_interact():
     text, dense = torch.randn(5, 16), torch.randn(1, 8, 2, 2)
     alone = cdt(text[2:3], dense, head)
     torch.testing.assert_close(cdt(text, dense, head)[:, 2:3], alone)
+
+
+def test_further_layers_adapt_what_the_first_one_gave():
+    two = ContentDependentTransfer(
+        embed_dim=16, num_heads=4, form="semantic", tokens="released", num_layers=2
+    )
+    one = ContentDependentTransfer(embed_dim=16, num_heads=4, form="semantic", tokens="released")
+    one.cross_atten.load_state_dict(two.cross_atten.state_dict())
+    again = ContentDependentTransfer(embed_dim=16, num_heads=4, form="semantic", tokens="released")
+    again.cross_atten.load_state_dict(two.more_layers[0].state_dict())
+    text, dense, head = torch.randn(5, 16), torch.randn(1, 8, 2, 2), nn.Linear(8, 16)
+    first = one(text, dense, head)
+    torch.testing.assert_close(two(text, dense, head), again(first[0], dense, head))
+    # released weights have one layer and no names of further ones
+    assert not any(name.startswith("more_layers") for name in one.state_dict())

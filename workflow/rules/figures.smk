@@ -62,7 +62,7 @@ for FIGURE, (SECTION, MADE_FROM) in PLOTS.items():
             "../../envs/environment.yaml"
         params:
             figure=FIGURE,
-            results=RESULTS,
+            results=lambda wildcards, output: Path(output.picture).parents[1],
             variants=lambda wildcards: f"--method {METHOD} --baseline {BASELINE or METHOD}",
             benchmark=PICTURED or BENCHMARKS[0],
             ablations=lambda wildcards, input: (
@@ -178,7 +178,7 @@ rule provenance:
     conda:
         "../../envs/environment.yaml"
     params:
-        results=RESULTS,
+        results=lambda wildcards, output: Path(output[0]).parent,
         code=source_digest("report/provenance"),
     message:
         "Say what the runs were made of"

@@ -82,7 +82,7 @@ rule experiment_ablations:
     conda:
         "../../envs/environment.yaml"
     params:
-        results=RESULTS,
+        results=lambda wildcards, output: Path(output.csv).parent,
         grid=lambda wildcards: PARAMS.model_dump(mode="json")["ablations"],
         code=source_digest("report/ablations", "report/bootstrap", "grid"),
     message:

@@ -1,0 +1,112 @@
+"""Ablation grid and report of the smallest experiment, made by Snakemake, opened by a browser."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+
+import pandas as pd
+import pytest
+
+from maftp.config import load_params
+from maftp.grid import different_keys, get_key
+from tests.workflow.conftest import Checkout
+
+pytestmark = pytest.mark.slow
+
+SMOKE = "smoke.yaml"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+FIGURES = {"scores", "protocols", "cost", "classes", "confusion", "drift", "ablations"}
+
+
+@pytest.fixture(scope="module")
+def reported(finished, tmp_path_factory) -> Checkout:
+    """A checkout with the grid and the report made; tests must not change it."""
+    path = tmp_path_factory.mktemp("reported") / "checkout"
+    shutil.copytree(finished.path, path, symlinks=True)
+    checkout = Checkout(path)
+    targets = ("results/ablations.csv", "results/report.html")
+    checkout.snakemake(*targets, params=[SMOKE], timeout=1800)
+    return checkout
+
+
+@pytest.fixture(scope="module")
+def grid(reported):
+    return load_params(reported.path / "params.yaml", reported.path / SMOKE).grid
+
+
+def run_params(checkout: Checkout, run: str) -> dict:
+    """Parameters as the run itself recorded them."""
+    manifest = json.loads(checkout.read(f"results/smoke/{run}/seed0/manifest.json"))
+    return {key: value for key, value in manifest["params"].items() if key != "weights"}
+
+
+def test_each_run_differs_from_its_neighbour_in_the_named_parameter_alone(reported, grid):
+    compared = 0
+    for row in grid.rows:
+        trained = [grid.runs[run]["weights"] is None for run in (row.run, row.start) if run]
+        if row.start in (None, row.run) or not all(trained):
+            continue
+        start, run = run_params(reported, row.start), run_params(reported, row.run)
+        assert different_keys(start, run) == [row.key]
+        assert get_key(run, row.key) == row.value
+        compared += 1
+    assert compared == 5
+
+
+def test_the_table_of_ablations_has_a_line_per_cell(reported, grid):
+    table = pd.read_csv(reported.path / "results/ablations.csv")
+    assert table.title.tolist() == [row.title for row in grid.rows]
+    assert table["mIoU"].between(0, 100).all()
+    cells = table[table.run != grid.rows[0].run]
+    for name in ("mIoU", "PQ"):
+        assert (cells[f"{name} low"] <= cells[f"{name} high"]).all()
+    head = table[table.run == "ablation-ensemble-head"].iloc[0]
+    assert head["trained as"] == "ablation-frozen"
+    assert not (reported.path / "results/smoke/ablation-ensemble-head/seed0/train.log").exists()
+    text = reported.read("results/ablations.md")
+    assert "train.rc_weight" in text and "not comparable" in text
+
+
+def test_every_figure_has_its_numbers(reported):
+    folder = reported.path / "results/smoke/figures"
+    assert {path.stem for path in folder.glob("*.png")} == FIGURES
+    for path in folder.glob("*.png"):
+        with open(path.with_suffix(".csv"), newline="") as file:
+            assert len(list(csv.reader(file))) > 1, path.stem
+    gallery = list((reported.path / "results/smoke/gallery").glob("*.png"))
+    assert {path.name.split("_")[0] for path in gallery} >= {"best", "worst"}
+
+
+def test_a_second_report_has_nothing_to_do(reported):
+    targets = ("results/ablations.csv", "results/report.html")
+    done = reported.snakemake("-n", *targets, params=[SMOKE])
+    assert "Nothing to be done" in done.stdout + done.stderr
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_the_report_opens_without_network_and_shows_every_figure(reported, tmp_path):
+    from playwright.sync_api import sync_playwright
+
+    asked, errors = [], []
+    with sync_playwright() as playwright:
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+        context = browser.new_context(offline=True, viewport={"width": 1400, "height": 1000})
+        page = context.new_page()
+        page.set_default_timeout(120_000)
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto((reported.path / "results/report.html").as_uri())
+        page.get_by_text("Method", exact=False).first.wait_for()
+        results = page.evaluate("results")
+        page.screenshot(path=tmp_path / "report.png")
+        browser.close()
+    abroad = [url for url in asked if not url.startswith(("file:", "data:", "blob:"))]
+    assert not abroad and not errors
+    names = {record["name"] for record in results.values()}
+    assert {f"{figure}.png" for figure in FIGURES} <= names
+    assert {f"{figure}.csv" for figure in FIGURES} <= names
+    assert all(record["caption"].strip() for record in results.values())
+    assert "not comparable" in reported.read("results/report.html")

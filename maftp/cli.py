@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich_argparse import RichHelpFormatter
 
-from maftp.commands import data, params, runs, tables, weights
+from maftp.commands import data, ops, params, runs, tables, weights
 from maftp.errors import MaftpError
 
 logger = logging.getLogger("maftp")
@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="maftp", description=DESCRIPTION, formatter_class=RichHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for topic in (params, data, weights, runs, tables):
+    for topic in (params, data, weights, runs, tables, ops):
         topic.add(commands)
     return parser
 

@@ -31,6 +31,7 @@ from maftp.modeling.build import build_model
 from maftp.modeling.checkpoint import load_weights
 from maftp.modeling.segmenter import Segmenter
 from maftp.modeling.text_classifier import TextEmbeddings
+from maftp.ops import backends
 from maftp.progress import track
 
 _PACKAGES = ("torch", "numpy", "pillow", "open_clip_torch", "timm", "detectron2")
@@ -201,5 +202,6 @@ def _provenance(
         "vocabulary_sha256": subject.vocabulary.digest,
         "weights_sha256": sha256(weights),
         "device": str(device),
+        "operators": {"ms_deform_attn": backends.describe(device.type)},
         "versions": versions | {"opencv": cv2.__version__, "python": sys.version.split()[0]},
     }

@@ -70,8 +70,8 @@ def _check(
         )
 
 
-# `define` and `impl` instead of `custom_op`: a call of the latter imports PyTorch's compiler, as long
-# an import as PyTorch's own.
+# `define` and `impl` instead of `custom_op`: a call of the latter imports PyTorch's compiler, which
+# takes as long as PyTorch itself.
 torch.library.define(
     _OPERATOR,
     "(Tensor value, int[] shapes, Tensor locations, Tensor weights, str backend) -> Tensor",

@@ -135,6 +135,7 @@ def _set_classes(
     model.set_test_vocabulary(names, things=subject.things, embeddings=text)
     model.panoptic_on = subject.metric != "semantic"
     model.instance_on = subject.metric == "instance"
+    model.semantic_output = "labels" if subject.metric == "semantic" else "nothing"
 
 
 @torch.inference_mode()

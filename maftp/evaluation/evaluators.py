@@ -196,7 +196,7 @@ class OverlayDrawer(DatasetEvaluator):
 
 
 def label_map(output: Mapping[str, Any]) -> NDArray[np.int64]:
-    """Return the best class of every pixel, (H, W): `labels`, or the best of `sem_seg` (K, H, W)."""
+    """Return the best class of every pixel, (H, W), from `labels` or `sem_seg` (K, H, W)."""
     if "labels" in output:
         return output["labels"].cpu().numpy()
     return output["sem_seg"].argmax(dim=0).cpu().numpy()

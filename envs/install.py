@@ -48,7 +48,9 @@ def install() -> None:
     pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
     run([*pip, "--require-hashes", "-r", str(BOOTSTRAP)])
     uv = [str(VENV / "bin" / "uv"), "pip", "sync", "--quiet", "--python", str(python)]
-    run([*uv, "--require-hashes", *map(str, (BOOTSTRAP, *PINS))])
+    # Without bytecode, and where PYTHONDONTWRITEBYTECODE keeps it from being written, every process
+    # would compile the 3000 modules it imports, which takes longer than most commands.
+    run([*uv, "--compile-bytecode", "--require-hashes", *map(str, (BOOTSTRAP, *PINS))])
     run([*pip, "--no-deps", "--no-build-isolation", str(ENVS / "detectron2")])
     run([*pip, "--no-deps", "--no-build-isolation", "--editable", str(ROOT)])
 

@@ -25,3 +25,7 @@ class CheckpointError(MaftpError):
 
 class TrainingError(MaftpError):
     """Training cannot go on."""
+
+
+class OperatorError(MaftpError):
+    """A backend of an operator cannot be built or used."""

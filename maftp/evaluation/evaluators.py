@@ -39,7 +39,7 @@ Item = Mapping[str, Any]
 
 
 class SemanticEvaluator(DatasetEvaluator):
-    """Scores `sem_seg` against the label files of `sem_seg_file_name`.
+    """Scores `labels`, or `sem_seg`, against the label files of `sem_seg_file_name`.
 
     Args:
         names: class names.
@@ -223,7 +223,9 @@ class OverlayDrawer(DatasetEvaluator):
 
 
 def label_map(output: Mapping[str, Any]) -> NDArray[np.int64]:
-    """Return the best class of every pixel, (H, W), from `sem_seg` scores (K, H, W)."""
+    """Return the best class of every pixel, (H, W), from `labels` or `sem_seg` (K, H, W)."""
+    if "labels" in output:
+        return output["labels"].cpu().numpy()
     return output["sem_seg"].argmax(dim=0).cpu().numpy()
 
 

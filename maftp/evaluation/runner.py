@@ -33,6 +33,7 @@ from maftp.modeling.build import build_model
 from maftp.modeling.checkpoint import load_weights
 from maftp.modeling.segmenter import Segmenter
 from maftp.modeling.text_classifier import TextEmbeddings
+from maftp.ops import backends
 from maftp.progress import track
 
 Predict = Callable[[list[Any]], list[dict[str, Any]]]
@@ -128,6 +129,7 @@ def _augmented(params: Params, model: Segmenter, subject: Subject) -> Predict:
             f"evaluate.augmentation: gives semantic scores only, but the metric is "
             f"{subject.metric}; set it to null or leave the benchmark out"
         )
+    model.semantic_output = "scores"  # averaged before the largest is taken
     return Augmented.from_params(params, model)
 
 
@@ -158,6 +160,7 @@ def set_classes(
     model.set_test_vocabulary(names, things=subject.things, embeddings=text)
     model.panoptic_on = subject.metric != "semantic"
     model.instance_on = subject.metric == "instance"
+    model.semantic_output = "labels" if subject.metric == "semantic" else "nothing"
 
 
 @torch.inference_mode()
@@ -225,5 +228,6 @@ def _provenance(
         "vocabulary_sha256": subject.vocabulary.digest,
         "weights_sha256": sha256(weights),
         "device": str(device),
+        "operators": {"ms_deform_attn": backends.describe(device.type)},
         "versions": versions | {"opencv": cv2.__version__, "python": sys.version.split()[0]},
     }

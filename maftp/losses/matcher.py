@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from maftp.losses.point_sampling import sample_points
@@ -100,6 +99,8 @@ class HungarianMatcher(nn.Module):
 
 
 def _assign(cost: Tensor) -> tuple[Tensor, Tensor]:
+    from scipy.optimize import linear_sum_assignment  # a second to import, for training alone
+
     # SciPy refuses NaN; a diverged prediction shall reach the loss, where the loop names images.
     queries, targets = linear_sum_assignment(torch.nan_to_num(cost).cpu().numpy())
     return torch.as_tensor(queries), torch.as_tensor(targets)

@@ -80,7 +80,7 @@ class MaftPlus(Segmenter):
 
         Returns:
             In training weighted losses by name, to be summed. Otherwise per image `sem_seg`
-            (K, height, width), and `panoptic_seg` (ids, segments) where that is on.
+            (K, height, width), or `labels`, and `panoptic_seg` (ids, segments) where that is on.
         """
         names = self.training_names if self.training else self.test_names
         text, num_synonyms = self.classifier(names)  # (S+1, D)

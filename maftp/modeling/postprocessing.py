@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import TypedDict
 
 import torch
@@ -25,6 +26,33 @@ def crop_and_resize(maps: Tensor, image_size: tuple[int, int], size: tuple[int, 
     """Cut the padding off maps (C, H, W) at right and bottom and resize to `size`, bilinearly."""
     cropped = maps[None, :, : image_size[0], : image_size[1]]
     return F.interpolate(cropped, size=size, mode="bilinear", align_corners=False)[0]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where an image lies on the padded canvas, and the size its results shall have."""
+
+    canvas: tuple[int, int]
+    """(H, W) of the padded network input."""
+    image_size: tuple[int, int]
+    """(height, width) of the part that is image, at the upper left."""
+    size: tuple[int, int]
+    """(height, width) wanted."""
+
+    def upsample(self, masks: Tensor) -> Tensor:
+        """Resize maps (C, h, w) to the canvas."""
+        resized = F.interpolate(masks[None], size=self.canvas, mode="bilinear", align_corners=False)
+        return resized[0]
+
+    def fit(self, maps: Tensor) -> Tensor:
+        """Cut the padding off maps (C, H, W) and resize them to the size wanted."""
+        return crop_and_resize(maps, self.image_size, self.size)
+
+
+def confident_queries(scores: Tensor, threshold: float) -> Tensor:
+    """Tell which queries have a best class that is not void and above `threshold`, (Q,) bool."""
+    confidence, labels = scores.softmax(-1).max(-1)
+    return labels.ne(scores.shape[-1] - 1) & (confidence > threshold)
 
 
 def semantic_inference(scores: Tensor, masks: Tensor) -> Tensor:
@@ -61,8 +89,8 @@ def panoptic_inference(
     Returns:
         (H, W) int32 segment ids, 0 where there is none, and the segments in order of id.
     """
+    keep = confident_queries(scores, object_threshold)
     confidence, labels = scores.softmax(-1).max(-1)
-    keep = labels.ne(scores.shape[-1] - 1) & (confidence > object_threshold)
     ids = torch.zeros(masks.shape[-2:], dtype=torch.int32, device=masks.device)
     segments: list[Segment] = []
     if not keep.any():

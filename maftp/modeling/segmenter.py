@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from maftp.errors import DataError, MaftpError
 from maftp.losses.criterion import SetCriterion
 from maftp.modeling.clip_backbone import ClipBackbone
+from maftp.modeling.label_map import label_map
 from maftp.modeling.postprocessing import (
-    crop_and_resize,
+    Frame,
+    confident_queries,
     instance_inference,
     panoptic_inference,
     semantic_inference,
@@ -29,6 +31,7 @@ from maftp.modeling.text_classifier import TEMPLATES, TextEmbeddings, digest, em
 
 BatchedInputs = Sequence[Mapping[str, Any]]
 Result = dict[str, Any]
+SemanticOutput = Literal["scores", "labels", "nothing"]
 
 SIZE_DIVISIBILITY = 32
 _KEPT_VOCABULARIES = 8
@@ -57,6 +60,8 @@ class Segmenter(nn.Module):
 
     `panoptic_on` and `instance_on` add `panoptic_seg` and `instances` to the results. They can be
     set at any time; `set_test_vocabulary` switches panoptic output on when it is given things.
+    `semantic_output` says whether the results hold `sem_seg` scores, as Detectron2 has it, `labels`
+    of the best classes, which need a hundredth of the memory, or nothing of the kind.
     """
 
     pixel_mean: Tensor
@@ -86,6 +91,7 @@ class Segmenter(nn.Module):
         self.templates = tuple(templates)
         self.panoptic_on = self._panoptic_default = panoptic_on
         self.instance_on = False
+        self.semantic_output: SemanticOutput = "scores"
         self.training_names: tuple[str, ...] | None = None
         self.test_names: tuple[str, ...] | None = None
         self.things: frozenset[int] = frozenset()
@@ -215,43 +221,45 @@ class Segmenter(nn.Module):
         self, batched_inputs: BatchedInputs, images: ImageList, scores: Tensor, masks: Tensor
     ) -> list[Result]:
         """Turn log scores (B, Q, K + 1) and mask logits (B, Q, H/4, W/4) into results per image."""
-        canvas = images.tensor.shape[-2:]
+        canvas = tuple(images.tensor.shape[-2:])
         results = []
         for index, item in enumerate(batched_inputs):
             image_size = tuple(images.image_sizes[index])
             size = (item.get("height", image_size[0]), item.get("width", image_size[1]))
-            logits = F.interpolate(
-                masks[index, None], size=canvas, mode="bilinear", align_corners=False
-            )[0]  # (Q, H, W)
-            results.append(self._result(scores[index], logits, image_size, size))
+            frame = Frame(canvas=canvas, image_size=image_size, size=size)
+            results.append(self._result(scores[index], masks[index], frame))
         return results
 
-    def _result(
-        self, scores: Tensor, masks: Tensor, image_size: tuple[int, int], size: tuple[int, int]
-    ) -> Result:
-        first = self.inference.post_process_first
-        if first is None:
-            first = self.panoptic_on or self.instance_on
-        final = crop_and_resize(masks, image_size, size) if first else None
-        if final is not None:
-            result = {"sem_seg": semantic_inference(scores, final)}
-        else:
-            padded = semantic_inference(scores, masks)
-            result = {"sem_seg": crop_and_resize(padded, image_size, size)}
-        if final is None and (self.panoptic_on or self.instance_on):
-            final = crop_and_resize(masks, image_size, size)
+    def _result(self, scores: Tensor, masks: Tensor, frame: Frame) -> Result:
+        result = self._semantic(scores, masks, frame)
         if self.panoptic_on:
+            # Other queries cannot win a pixel: their masks are not even resized.
+            keep = confident_queries(scores, self.inference.object_threshold)
             result["panoptic_seg"] = panoptic_inference(
-                scores,
-                final,
+                scores[keep],
+                frame.fit(frame.upsample(masks[keep])),
                 self.things,
                 object_threshold=self.inference.object_threshold,
                 overlap_threshold=self.inference.overlap_threshold,
             )
         if self.instance_on:
             things = self.things if self.panoptic_on else None
+            final = frame.fit(frame.upsample(masks))
             result["instances"] = instance_inference(scores, final, things)
         return result
+
+    def _semantic(self, scores: Tensor, masks: Tensor, frame: Frame) -> Result:
+        if self.semantic_output == "nothing":
+            return {}
+        first = self.inference.post_process_first
+        if first is None:
+            first = self.panoptic_on or self.instance_on
+        if self.semantic_output == "labels":
+            return {"labels": label_map(scores, masks, frame, masks_first=first)}
+        upsampled = frame.upsample(masks)  # (Q, H, W)
+        if first:
+            return {"sem_seg": semantic_inference(scores, frame.fit(upsampled))}
+        return {"sem_seg": frame.fit(semantic_inference(scores, upsampled))}
 
 
 def _forget_embeddings(model: Segmenter, incompatible: object) -> None:

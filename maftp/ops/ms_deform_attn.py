@@ -1,11 +1,23 @@
-"""Multi-scale deformable attention (Deformable DETR, eq. 3): weighted bilinear samples of maps."""
+"""Multi-scale deformable attention (Deformable DETR, eq. 3): weighted bilinear samples of maps.
+
+One `torch.library` operator, `maftp::ms_deform_attn`, with gradients, a fake implementation for
+`torch.compile` and an autocast rule; `maftp.ops.backends` chooses what computes it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor
+
+from maftp.ops import deformops_backend, grid_sample, native
+from maftp.ops.backends import choose
+
+_OPERATOR = "maftp::ms_deform_attn"
+_BACKWARD = "maftp::ms_deform_attn_backward"
+_DEVICES = ("cpu", "cuda")
 
 
 def ms_deform_attn(
@@ -14,7 +26,9 @@ def ms_deform_attn(
     """Sum weighted bilinear samples of the values over all levels and points.
 
     A location (x, y) on a level of h rows and w columns reads the map at column x * w - 0.5 and row
-    y * h - 0.5. Each of the four neighbours that lies outside the map counts as zero.
+    y * h - 0.5. Each of the four neighbours that lies outside the map counts as zero. A level may
+    be empty. Sums and locations are float32 for half-precision values (float64 for float64); under
+    autocast everything is float32, since half precision cannot tell the pixels of a wide map apart.
 
     Args:
         value: (B, N, M, C), the flattened levels one after another, N = sum of h * w.
@@ -23,30 +37,135 @@ def ms_deform_attn(
         weights: (B, Q, M, L, P).
 
     Returns:
-        (B, Q, M * C), head by head.
+        (B, Q, M * C), head by head, of the type of `value`.
 
     Raises:
-        ValueError: the levels do not add up to N, or their number is not L.
+        ValueError: the shapes of the arguments do not fit each other.
+        OperatorError: the backend named in the environment cannot be used.
     """
-    batch, tokens, heads, channels = value.shape
-    queries = locations.shape[1]
+    _check(value, shapes, locations, weights)
+    backend = choose(value.device.type, value.dtype)
+    if backend == "deformops":
+        return deformops_backend.ms_deform_attn(value, shapes, locations, weights)
+    flat = [side for shape in shapes for side in shape]
+    return torch.ops.maftp.ms_deform_attn(value, flat, locations, weights, backend)
+
+
+def _check(
+    value: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
+) -> None:
+    batch, tokens, heads, _ = value.shape
     if sum(h * w for h, w in shapes) != tokens or len(shapes) != locations.shape[3]:
         raise ValueError(
             f"levels {list(shapes)} do not match {tokens} value tokens and "
             f"{locations.shape[3]} levels of locations"
         )
-    grids = 2 * locations - 1  # grid_sample counts from -1 to 1
-    output = value.new_zeros(batch * heads, channels, queries)
-    start = 0
-    for level, (height, width) in enumerate(shapes):
-        stop = start + height * width
-        image = value[:, start:stop].permute(0, 2, 3, 1).reshape(-1, channels, height, width)
-        grid = grids[:, :, :, level].transpose(1, 2).flatten(0, 1)  # (B*M, Q, P, 2)
-        samples = F.grid_sample(
-            image, grid, mode="bilinear", padding_mode="zeros", align_corners=False
-        )  # (B*M, C, Q, P)
-        weight = weights[:, :, :, level].transpose(1, 2).flatten(0, 1)  # (B*M, Q, P)
-        output = output + (samples * weight.unsqueeze(1)).sum(-1)
-        start = stop
-    output = output.view(batch, heads, channels, queries)
-    return output.permute(0, 3, 1, 2).flatten(2)  # (B, Q, M*C)
+    if locations.shape[:-1] != weights.shape or locations.shape[-1] != 2:
+        raise ValueError(
+            f"locations {tuple(locations.shape)} do not match weights {tuple(weights.shape)}"
+        )
+    if (locations.shape[0], locations.shape[2]) != (batch, heads):
+        raise ValueError(
+            f"locations {tuple(locations.shape)} do not match value {tuple(value.shape)}"
+        )
+
+
+# `define` and `impl` instead of `custom_op`: a call of the latter imports PyTorch's compiler, which
+# takes as long as PyTorch itself.
+torch.library.define(
+    _OPERATOR,
+    "(Tensor value, int[] shapes, Tensor locations, Tensor weights, str backend) -> Tensor",
+)
+torch.library.define(
+    _BACKWARD,
+    "(Tensor grad, Tensor value, int[] shapes, Tensor locations, Tensor weights, str backend)"
+    " -> (Tensor, Tensor, Tensor)",
+)
+
+
+@torch.library.impl(_OPERATOR, _DEVICES)
+def _forward(
+    value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Tensor, backend: str
+) -> Tensor:
+    exact = _exact(value)
+    locations, weights = locations.to(exact), weights.to(exact)
+    if backend == "torch":
+        output = grid_sample.forward(value.to(exact), _pairs(shapes), locations, weights)
+    elif backend == "cpu":
+        output = native.forward("cpu", value.to(exact), shapes, locations, weights)
+    else:
+        output = native.forward(backend, value, shapes, locations, weights)
+    return output.to(value.dtype)
+
+
+@torch.library.register_fake(_OPERATOR)
+def _(
+    value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Tensor, backend: str
+) -> Tensor:
+    batch, _, heads, channels = value.shape
+    return value.new_empty(batch, locations.shape[1], heads * channels)
+
+
+@torch.library.impl(_BACKWARD, _DEVICES)
+def _backward(
+    grad: Tensor,
+    value: Tensor,
+    shapes: Sequence[int],
+    locations: Tensor,
+    weights: Tensor,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    exact = _exact(value)
+    places, shares = locations.to(exact), weights.to(exact)
+    if backend == "torch":
+        exact_value = value.to(exact)
+        parts = grid_sample.backward(grad.to(exact), exact_value, _pairs(shapes), places, shares)
+    elif backend == "cpu":
+        parts = native.backward("cpu", grad.to(exact), value.to(exact), shapes, places, shares)
+    else:
+        parts = native.backward(backend, grad, value, shapes, places, shares)
+    return parts[0].to(value.dtype), parts[1].to(locations.dtype), parts[2].to(weights.dtype)
+
+
+@torch.library.register_fake(_BACKWARD)
+def _(
+    grad: Tensor,
+    value: Tensor,
+    shapes: Sequence[int],
+    locations: Tensor,
+    weights: Tensor,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        value.new_empty(value.shape),
+        locations.new_empty(locations.shape),
+        weights.new_empty(weights.shape),
+    )
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    value, shapes, locations, weights, backend = inputs
+    ctx.save_for_backward(value, locations, weights)
+    ctx.shapes, ctx.backend = shapes, backend
+
+
+def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    value, locations, weights = ctx.saved_tensors
+    by_value, by_locations, by_weights = torch.ops.maftp.ms_deform_attn_backward(
+        grad, value, ctx.shapes, locations, weights, ctx.backend
+    )
+    return by_value, None, by_locations, by_weights, None
+
+
+torch.library.register_autograd(_OPERATOR, _differentiate, setup_context=_setup_context)
+for _device in _DEVICES:
+    torch.library.register_autocast(_OPERATOR, _device, torch.float32)
+
+
+def _exact(value: Tensor) -> torch.dtype:
+    """Return the type of locations, weights and sums."""
+    return torch.float64 if value.dtype == torch.float64 else torch.float32
+
+
+def _pairs(flat: Sequence[int]) -> list[tuple[int, int]]:
+    return list(zip(flat[0::2], flat[1::2], strict=True))

@@ -10,15 +10,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from maftp.errors import MaftpError
 from maftp.files import atomic_path
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 NOTHING = -1
 """Label of pixels that are not painted."""
@@ -241,6 +244,8 @@ def draw_learning_curves(history: Path, path: Path, *, title: str) -> None:
 
 
 def _read_losses(history: Path) -> pd.DataFrame:
+    import pandas as pd  # not needed for pictures, which evaluations draw
+
     try:
         table = pd.read_csv(history)
     except FileNotFoundError:

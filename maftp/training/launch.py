@@ -28,6 +28,7 @@ from torch import nn
 from maftp.config import Params
 from maftp.errors import DataError, MaftpError, TrainingError
 from maftp.files import sha256
+from maftp.ops import backends
 from maftp.tracking.manifest import collect_manifest, training_digest
 from maftp.tracking.mlflow_logger import MlflowLogger
 from maftp.training.meter import Row, progress_line
@@ -130,6 +131,7 @@ def launch(
     device = "cuda" if params.train.gpus_per_worker else "cpu"
     manifest = collect_manifest(params, variant=variant, seed=seed, inputs=digests, device=device)
     manifest[RUN] = digest
+    manifest["operators"] = {"ms_deform_attn": backends.describe(device)}
     tracker = MlflowLogger.from_params(
         params, variant=variant, seed=seed, folder=folder.path, digest=digest
     )

@@ -130,6 +130,7 @@ def test_the_control_gives_each_class_the_scores_of_another(
     scores = []
     for shuffle in (False, True):
         set_classes(model, subject, path, shuffle=shuffle)
+        model.semantic_output = "scores"
         with torch.inference_mode():
             scores.append(model([item])[0]["sem_seg"])
     rounding = (scores[1] - scores[0][shuffled_order(3)]).abs().max()

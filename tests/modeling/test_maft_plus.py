@@ -227,3 +227,31 @@ def test_without_transfer(build, batch, tiny_params):
     model.set_training_vocabulary(TRAIN)
     assert not any(name.startswith("cdt") for name in model.state_dict())
     assert "ranking_loss" in model.train()(batch)
+
+
+@pytest.mark.parametrize("panoptic", [False, True])
+def test_labels_instead_of_scores(build, batch, panoptic):
+    model = build().eval()
+    model.set_test_vocabulary(["cat", "dog,hound", "sky", "grass"])
+    model.panoptic_on = panoptic
+    items = [dict(item, height=100, width=90) for item in batch]
+    with torch.no_grad():
+        scores = [result["sem_seg"] for result in model(items)]
+        model.semantic_output = "labels"
+        results = model(items)
+    for result, expected in zip(results, scores, strict=True):
+        assert "sem_seg" not in result and ("panoptic_seg" in result) == panoptic
+        assert (result["labels"] != expected.argmax(0)).float().mean() < 1e-3
+
+
+def test_segments_do_not_depend_on_queries_that_are_left_out(build, batch):
+    model = build().eval()
+    model.set_test_vocabulary(["cat", "dog,hound", "sky"], things=[0])
+    with torch.no_grad():
+        results = model(batch)
+        model.semantic_output = "nothing"
+        alone = model(batch)
+    for result, other in zip(results, alone, strict=True):
+        assert set(other) == {"panoptic_seg"}
+        assert torch.equal(result["panoptic_seg"][0], other["panoptic_seg"][0])
+        assert result["panoptic_seg"][1] == other["panoptic_seg"][1]

@@ -1,6 +1,8 @@
 """Deformable attention against a direct sum over the four neighbours."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -87,6 +89,62 @@ def test_location_gradient_is_width_times_derivative():
     location = torch.tensor([0.4, 0.5]).view(1, 1, 1, 1, 1, 2).requires_grad_()
     ms_deform_attn(value, [(3, 4)], location, torch.ones(1, 1, 1, 1, 1)).sum().backward()
     torch.testing.assert_close(location.grad.flatten(), torch.tensor([4.0, 0.0]))
+
+
+@pytest.mark.slow  # it compiles
+def test_registration_passes_pytorchs_own_checks():
+    value, locations, weights = (tensor.requires_grad_() for tensor in random_inputs())
+    flat = [side for shape in SHAPES for side in shape]
+    torch.library.opcheck(
+        torch.ops.maftp.ms_deform_attn.default, (value, flat, locations, weights, "torch")
+    )
+    inputs = (value.detach(), flat, locations.detach(), weights.detach(), "torch")
+    grad = torch.randn(2, 5, 6, dtype=torch.float64)
+    torch.library.opcheck(torch.ops.maftp.ms_deform_attn_backward.default, (grad, *inputs))
+
+
+@pytest.mark.slow  # the first compilation of a process takes seconds
+def test_compiles_into_one_graph():
+    value, locations, weights = (tensor.requires_grad_() for tensor in random_inputs())
+    compiled = torch.compile(
+        lambda v, x, a: 2 * ms_deform_attn(v, SHAPES, x, a), fullgraph=True, backend="aot_eager"
+    )
+    output = compiled(value, locations, weights)
+    assert torch.equal(output, 2 * ms_deform_attn(value, SHAPES, locations, weights))
+    found = torch.autograd.grad(output.sum(), value)
+    assert torch.equal(
+        found[0],
+        torch.autograd.grad(2 * ms_deform_attn(value, SHAPES, locations, weights).sum(), value)[0],
+    )
+
+
+def test_autocast_computes_in_float32():
+    value, locations, weights = random_inputs(torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = ms_deform_attn(value.bfloat16(), SHAPES, locations, weights)
+    assert output.dtype == torch.float32
+    plain = ms_deform_attn(value.bfloat16().float(), SHAPES, locations, weights)
+    assert torch.equal(output, plain)
+
+
+@pytest.mark.slow  # a process of its own
+def test_one_call_imports_no_compiler():
+    # PyTorch's compiler takes as long to import as the rest of PyTorch.
+    code = (
+        "import sys, torch; from maftp.ops import ms_deform_attn as f; "
+        "f(torch.ones(1, 4, 1, 2), [(2, 2)], torch.rand(1, 3, 1, 1, 1, 2), "
+        "torch.ones(1, 3, 1, 1, 1)); "
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_locations_must_match_weights_and_value():
+    value, locations, weights = random_inputs()
+    with pytest.raises(ValueError, match="do not match weights"):
+        ms_deform_attn(value, SHAPES, locations, weights[..., :2])
+    with pytest.raises(ValueError, match="do not match value"):
+        ms_deform_attn(value[:1], SHAPES, locations, weights)
 
 
 def test_levels_must_match_tokens():

@@ -114,11 +114,13 @@ def test_keys_are_described():
 def test_released_weights_are_evaluated_as_their_experiment_is(file):
     released = load_params(DEFAULT, file)
     trained = load_params(DEFAULT, file.with_stem(file.stem.removesuffix("_released")))
-    for block in ("benchmarks", "clip", "model", "evaluate"):
+    for block in ("benchmarks", "model", "evaluate"):
         assert getattr(released, block) == getattr(trained, block)
+    assert released.clip.model == trained.clip.model
     assert released.input.test == trained.input.test
     assert released.data.train == trained.data.train
-    assert released.for_variant("maftp").weights.startswith("weights/released/")
+    weights = released.for_variant("maftp").weights
+    assert weights.startswith("weights/released/") and released.clip.pretrained == weights
 
 
 @pytest.mark.parametrize("file", TRAINED, ids=lambda file: file.stem)

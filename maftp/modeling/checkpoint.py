@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TEACHER = "backbone_t."
+STUDENT_CLIP = "backbone.clip_model."
 DERIVED = ("criterion.empty_weight", "attn_mask")
 """Entries that follow from the training vocabulary and from the text length; never loaded."""
 METADATA = "maftp"
@@ -95,6 +96,16 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if all(name.startswith("module.") for name in state):  # left by data-parallel wrappers
         state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     return state
+
+
+def clip_entries(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the CLIP in a whole model's state under its own names; any other state as it is."""
+    found = {
+        name.removeprefix(STUDENT_CLIP): tensor
+        for name, tensor in state.items()
+        if name.startswith(STUDENT_CLIP)
+    }
+    return found or state
 
 
 def read_metadata(path: Path) -> dict[str, Any]:

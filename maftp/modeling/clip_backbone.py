@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from maftp.errors import CheckpointError, MaftpError, ParamsError
-from maftp.modeling.checkpoint import fit_state, read_state
+from maftp.modeling.checkpoint import clip_entries, fit_state, read_state
 
 if TYPE_CHECKING:
     from maftp.config import Clip, Params
@@ -209,14 +209,13 @@ def _add_config(name: str) -> None:
 
 
 def load_clip_weights(clip_model: nn.Module, path: Path) -> None:
-    """Load an open_clip weight file strictly.
+    """Load strictly an open_clip weight file, or the CLIP in a checkpoint of a whole model.
 
     Raises:
         CheckpointError: names the file and what does not fit.
     """
-    state = fit_state(
-        read_state(path), clip_model.state_dict(), source=path, model="this CLIP model"
-    )
+    found = clip_entries(read_state(path))
+    state = fit_state(found, clip_model.state_dict(), source=path, model="this CLIP model")
     clip_model.load_state_dict(state)
 
 

@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from maftp.errors import CheckpointError
 from maftp.files import sha256
 from maftp.modeling.checkpoint import load_weights
+from maftp.modeling.clip_backbone import create_clip, load_clip_weights
 from maftp.modeling.released_weights import convert_released
 
 
@@ -61,6 +62,16 @@ def test_every_entry_counts_the_teachers_too(name, released, tiny_params, tmp_pa
     with pytest.raises(CheckpointError, match=rf"released\.pth: .*1 (unexp|of another).*{name}"):
         convert(tiny_params, path, tmp_path)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_text_tower_can_be_taken_from_it(released, tiny_params, tmp_path):
+    """So names are embedded by the very tower that the weights belong to."""
+    path, state = released
+    out = convert(tiny_params, path, tmp_path)
+    clip = create_clip(tiny_params.clip)
+    load_clip_weights(clip, out)
+    for name, tensor in clip.state_dict().items():
+        assert torch.equal(tensor, state[f"backbone.clip_model.{name}"])
 
 
 def test_semantic_and_panoptic_weights_are_told_apart(released, tiny_params, tmp_path):

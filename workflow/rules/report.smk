@@ -20,6 +20,8 @@ rule experiment_table:
         f"{RESULTS}/table.log",
     conda:
         "../../envs/environment.yaml"
+    resources:
+        **needs(PARAMS.resources.prepare),
     params:
         runs=RUNS,
         code=source_digest("report/tables"),
@@ -40,6 +42,8 @@ rule table:
         "results/table.log",
     conda:
         "../../envs/environment.yaml"
+    resources:
+        **needs(PARAMS.resources.prepare),
     params:
         code=source_digest("report/tables"),
     message:

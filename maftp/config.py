@@ -1,7 +1,8 @@
 """Typed, frozen parameters: the only shape of `params.yaml` and of the experiments laid over it.
 
-Every value a run depends on stands in a parameter file, so that a key has one home. Only what is off
-unless asked for, and what no result depends on, has a default here. Unknown keys are refused. `load_params` names the file and the key of what is wrong.
+Every value a run depends on stands in a parameter file, so that a key has one home. Only what is
+off unless asked for, and what no result depends on, has a default here. Unknown keys are refused.
+`load_params` names the file and the key of what is wrong.
 """
 
 from __future__ import annotations
@@ -150,7 +151,7 @@ class Train(_Block):
     workers: Positive
     """Ray Train workers, one process each; batch_size must be a multiple."""
     images_per_pass: Positive | None = None
-    """Images a worker computes at once; its share of the batch is accumulated. null: all at once."""
+    """Images a worker computes at once, accumulating gradients; null: its share of the batch."""
     gpus_per_worker: Annotated[int, Field(ge=0)]
     cpus_per_worker: Positive
     """Processor cores of a worker; also its torch threads."""

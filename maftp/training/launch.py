@@ -33,7 +33,8 @@ from maftp.tracking.mlflow_logger import MlflowLogger
 from maftp.training.meter import Row, progress_line
 from maftp.training.preflight import check_params
 from maftp.training.run_folder import RUN, RunFolder
-from maftp.training.worker import BatchFactory, Place, prepare, train
+from maftp.training.place import Place
+from maftp.training.worker import BatchFactory, prepare, train
 
 logger = logging.getLogger(__name__)
 

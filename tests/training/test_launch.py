@@ -18,8 +18,9 @@ from safetensors.torch import load_file
 from maftp.errors import DataError
 from maftp.training.launch import launch
 from maftp.training.meter import TIMINGS
+from maftp.training.place import Place
 from maftp.training.run_folder import RunFolder
-from maftp.training.worker import Place, train
+from maftp.training.worker import train
 
 ROOT = Path(__file__).resolve().parents[2]
 DRIVER = Path(__file__).with_name("tiny_run.py")

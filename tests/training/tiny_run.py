@@ -14,8 +14,9 @@ from torch import nn
 
 from maftp.config import Params, load_params, parse_params
 from maftp.errors import MaftpError
+from maftp.losses.batch_share import current_share
 from maftp.training.launch import launch
-from maftp.training.worker import Place
+from maftp.training.place import Place
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -36,6 +37,7 @@ class TinyModel(nn.Module):
         self.head = nn.Linear(8, 1)
         self.scale = nn.Parameter(torch.ones(()))
         self.register_buffer("empty_weight", torch.ones(3))
+        self.register_buffer("pixel_mean", torch.full((1, 1, 1), 0.5), persistent=False)
 
     def parameter_groups(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
         named = [(n, p) for n, p in self.named_parameters() if p.requires_grad]
@@ -45,10 +47,12 @@ class TinyModel(nn.Module):
         }
 
     def forward(self, batch: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        x = torch.stack([item["image"] for item in batch]).to(self.scale.device)
+        images = [item["image"].to(self.scale.device) - self.pixel_mean for item in batch]
+        x = torch.stack(images).flatten(1)
         y = torch.stack([item["target"] for item in batch]).to(self.scale.device)
         hidden = self.frozen(self.backbone(x)) + self.queries.weight.sum(0) * self.scale
-        noise = torch.rand(len(x), 8, device=x.device)  # like the losses' points
+        share = current_share([{"labels": item["instances"]} for item in batch])
+        noise = torch.cat(share.rand_per_image(8, device=x.device))  # like the losses' points
         return {
             "loss_ce": (self.head(hidden).squeeze(1) - y).square().mean(),
             "rc_loss": 0.1 * (hidden * noise - self.backbone_t(x)).square().mean(),
@@ -61,8 +65,11 @@ def tiny_batches(
     """Like the loader: sample n is a function of n alone, whoever asks for it."""
 
     def sample(index: int) -> dict[str, Any]:
-        x = torch.randn(4, generator=torch.Generator().manual_seed(index))
-        return {"image": x, "target": x.sum(), "file_name": f"image_{index}.jpg"}
+        x = torch.randn(1, 2, 2, generator=torch.Generator().manual_seed(index))
+        masks = [0] * (index % 3)
+        return {
+            "image": x, "target": x.sum(), "instances": masks, "file_name": f"image_{index}.jpg"
+        }  # fmt: skip
 
     def batches(start: int) -> Iterator[list[dict[str, Any]]]:
         local = batch // world_size

@@ -204,6 +204,8 @@ class Resources(_Block):
     """Nodes of a training; train.workers are spread evenly over them."""
     train_retries: Annotated[int, Field(ge=0)] = 2
     """How often a training that was killed or preempted is started again; it goes on."""
+    worker_retries: Annotated[int, Field(ge=0)] = 3
+    """How often lost workers are started again within one training."""
     train: Need = Need(memory_mb=8000, minutes=720)
     evaluate: Need = Need(memory_mb=8000, minutes=240)
     prepare: Need = Need(memory_mb=4000, minutes=240)

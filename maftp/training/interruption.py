@@ -8,12 +8,18 @@ content to whoever opens the file.
 from __future__ import annotations
 
 import json
+import logging
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from maftp.files import atomic_path
+
+logger = logging.getLogger(__name__)
 
 _STOP, _PULSE = "stop.txt", "pulse.json"
 _SECONDS = 1.0
@@ -68,6 +74,11 @@ class Pulse:
             with atomic_path(self._path) as temporary:
                 temporary.write_text(json.dumps({"step": step, "seconds": seconds}))
 
+    @property
+    def marked(self) -> bool:
+        """True when a training has begun here."""
+        return self._path.exists()
+
     def lost(self, *, step: int, seconds: float) -> tuple[int, float]:
         """Return steps and seconds that a start from the given ones repeats; zero without marks."""
         try:
@@ -81,3 +92,27 @@ def describe_loss(*, step: int, lost: tuple[int, float]) -> str:
     """Return one sentence about an interruption: where training goes on and what is repeated."""
     steps, seconds = lost
     return f"going on from step {step}; lost {steps} steps, {seconds:.1f} s of training"
+
+
+@contextmanager
+def heeding_signals(stop: StopNote) -> Iterator[None]:
+    """Let SIGTERM ask for a checkpoint, and a second one or Ctrl-C end workers and us at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        if number == signal.SIGTERM and not stop.asked():
+            logger.warning("SIGTERM: writing a checkpoint")
+            stop.ask()
+            return
+        raise KeyboardInterrupt
+
+    before = {
+        number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

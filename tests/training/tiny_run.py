@@ -83,7 +83,7 @@ def tiny_batches(
     return batches
 
 
-def tiny_params(**train: Any) -> Params:
+def tiny_params(*, nodes: int = 1, **train: Any) -> Params:
     """The repository's parameters with a training of a few steps."""
     values = load_params(ROOT / "params.yaml").for_variant("maftp").model_dump(mode="python")
     values["train"] |= {
@@ -91,10 +91,11 @@ def tiny_params(**train: Any) -> Params:
         "checkpoint_period": 4, "checkpoints_kept": 2, "log_period": 3,
         "learning_rate": 1e-3, "backbone_multiplier": 0.1, "weight_decay": 2e-5,
     } | train  # fmt: skip
+    values["resources"]["nodes"] = nodes
     return parse_params(values, source="tests")
 
 
-def main(out: str, workers: str, seconds: str, fault: str = "") -> None:
+def main(out: str, workers: str, seconds: str, fault: str = "", nodes: str = "1") -> None:
     """Train the tiny model under Ray; `fault` is the step whose data are broken."""
 
     def prepare(params: Params, *, seed: int, place: Place, **_: Any) -> tuple[nn.Module, Callable]:
@@ -110,7 +111,7 @@ def main(out: str, workers: str, seconds: str, fault: str = "") -> None:
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     launch(
-        tiny_params(workers=int(workers)),
+        tiny_params(workers=int(workers), nodes=int(nodes)),
         variant="maftp",
         seed=0,
         clip=Path(__file__),

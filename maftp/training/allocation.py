@@ -65,13 +65,11 @@ def slurm_allocation(environment: Mapping[str, str]) -> Allocation | None:
     job = environment.get("SLURM_JOB_ID")
     if job is None or shutil.which("srun") is None:
         return None
-    nodes = environment.get("SLURM_JOB_NODELIST") or environment.get("SLURM_NODELIST")
-    if nodes is None:
-        found = re.search(r"^ *NodeList=(\S+)", _ask("scontrol", "show", "job", job), re.MULTILINE)
-        if found is None:
-            raise TrainingError(f"Slurm names no nodes of job {job}; use sbatch or salloc")
-        nodes = found[1]
-    return Allocation(job=job, nodes=tuple(_ask("scontrol", "show", "hostnames", nodes).split()))
+    # The environment of a step may name the step's nodes only.
+    found = re.search(r"^ *NodeList=(\S+)", _ask("scontrol", "show", "job", job), re.MULTILINE)
+    if found is None:
+        raise TrainingError(f"Slurm names no nodes of job {job}; use sbatch or salloc")
+    return Allocation(job=job, nodes=tuple(_ask("scontrol", "show", "hostnames", found[1]).split()))
 
 
 @contextmanager

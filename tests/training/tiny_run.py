@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed
 from torch import nn
 
 from maftp.config import Params, load_params, parse_params
@@ -17,6 +20,8 @@ from maftp.errors import MaftpError
 from maftp.losses.batch_share import current_share
 from maftp.training.launch import launch
 from maftp.training.place import Place
+from maftp.training.run_folder import RunFolder
+from maftp.training.worker import train
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -95,34 +100,94 @@ def tiny_params(*, nodes: int = 1, **train: Any) -> Params:
     return parse_params(values, source="tests")
 
 
-def main(out: str, workers: str, seconds: str, fault: str = "", nodes: str = "1") -> None:
-    """Train the tiny model under Ray; `fault` is the step whose data are broken."""
+def prepare(
+    params: Params, *, seed: int, place: Place, seconds: float, fault: int | None, pids: Path
+) -> tuple[nn.Module, Callable]:
+    """Stand for `maftp.training.worker.prepare`; note which process this worker is."""
+    batches = tiny_batches(
+        place.rank, place.world_size, batch=params.train.batch_size, seconds=seconds
+    )
+    pids.mkdir(exist_ok=True)
+    (pids / f"{place.rank}.pid").write_text(str(os.getpid()))
 
-    def prepare(params: Params, *, seed: int, place: Place, **_: Any) -> tuple[nn.Module, Callable]:
-        batches = tiny_batches(place.rank, place.world_size, seconds=float(seconds))
+    def faulty(start: int) -> Iterator[list[dict[str, Any]]]:
+        for step, batch in enumerate(batches(start), start):
+            if step == fault:
+                batch[0]["target"] = torch.tensor(torch.nan)
+            yield batch
 
-        def faulty(start: int) -> Iterator[list[dict[str, Any]]]:
-            for step, batch in enumerate(batches(start), start):
-                if fault and step == int(fault):
-                    batch[0]["target"] = torch.tensor(torch.nan)
-                yield batch
+    return TinyModel(seed), faulty
 
-        return TinyModel(seed), faulty
 
+def train_without_ray(out: Path, params: Params) -> None:
+    """Train in forked workers that nobody disturbs; leaves history.csv and weights in `out`."""
+    workers = params.train.workers
+    folder = RunFolder(out, digest="abc")
+    folder.begin()
+    children = []
+    for rank in range(workers):
+        if (child := os.fork()) == 0:
+            store = f"file://{out}.store"
+            torch.distributed.init_process_group("gloo", store, rank=rank, world_size=workers)
+            train(
+                TinyModel(0),
+                tiny_batches(rank, workers),
+                params=params,
+                seed=0,
+                folder=folder.checkpoints,
+                report=lambda row, path: None,
+                facts={"run": "abc"},
+                place=Place(rank=rank, world_size=workers),
+            )
+            os._exit(0)
+        children.append(child)
+    if any(os.waitpid(child, 0)[1] for child in children):
+        sys.exit("a worker failed")
+    folder.publish({})
+
+
+def main() -> None:
+    """Train the tiny model, under Ray unless told otherwise."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--nodes", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--seconds", type=float, default=0.0, help="between steps")
+    parser.add_argument("--fault", type=int, help="step whose data are broken")
+    parser.add_argument("--without-ray", action="store_true")
+    options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    params = tiny_params(workers=options.workers, nodes=options.nodes, iterations=options.steps)
+    out = options.out.resolve()
+    if options.without_ray:
+        train_without_ray(out, params)
+        return
     launch(
-        tiny_params(workers=int(workers), nodes=int(nodes)),
+        params,
         variant="maftp",
         seed=0,
         clip=Path(__file__),
         embeddings=Path(__file__),
-        out=Path(out),
-        prepare=prepare,
+        out=out,
+        prepare=by_value(
+            prepare, seconds=options.seconds, fault=options.fault, pids=out.with_suffix(".pids")
+        ),
     )
+
+
+def by_value(function: Callable, **options: Any) -> Callable:
+    """Return `function` with options; workers get its code, as they cannot import this file."""
+
+    def call(params: Params, *, seed: int, place: Place, **_: Any) -> tuple[nn.Module, Callable]:
+        return function(params, seed=seed, place=place, **options)
+
+    return call
 
 
 if __name__ == "__main__":
     try:
-        main(*sys.argv[1:])
+        main()
     except MaftpError as error:
-        sys.exit(str(error))
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -53,7 +53,10 @@ class VirtualCluster:
     @property
     def environment(self) -> dict[str, str]:
         """What its commands need in their environment."""
-        return {"SLURM_CONF": str(self.folder / "slurm.conf")}
+        return {
+            "SLURM_CONF": str(self.folder / "slurm.conf"),
+            "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
+        }
 
     def run(self, *command: str) -> str:
         """Return what one of Slurm's commands prints."""
@@ -81,6 +84,7 @@ def virtual_cluster() -> Iterator[VirtualCluster]:
     host = socket.gethostname().split(".")[0]
     text = CONFIGURATION.format(host=host, folder=folder, ports=_free_ports(3))
     (folder / "slurm.conf").write_text(text)
+    _wrap_srun(folder)
     cluster = VirtualCluster(folder)
     daemons = [_start_munged(folder / "munge")]
     try:
@@ -102,6 +106,15 @@ def virtual_cluster() -> Iterator[VirtualCluster]:
 
 def _find(program: str) -> str | None:
     return shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+
+
+def _wrap_srun(folder: Path) -> None:
+    """Make an `srun` that finds its configuration; Snakemake's job steps drop $SLURM_CONF."""
+    script = folder / "bin" / "srun"
+    script.parent.mkdir()
+    lines = ["#!/bin/sh", f'SLURM_CONF={folder}/slurm.conf exec {_find("srun")} "$@"', ""]
+    script.write_text("\n".join(lines))
+    script.chmod(0o755)
 
 
 def _start(folder: Path, program: str, *arguments: str) -> subprocess.Popen:

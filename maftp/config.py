@@ -206,6 +206,8 @@ class Resources(_Block):
     """How often a training that was killed or preempted is started again; it goes on."""
     worker_retries: Annotated[int, Field(ge=0)] = 3
     """How often lost workers are started again within one training."""
+    checkpoint_mirror: str | None = None
+    """URI of a folder, such as s3://bucket/folder, that checkpoints are copied to as well."""
     train: Need = Need(memory_mb=8000, minutes=720)
     evaluate: Need = Need(memory_mb=8000, minutes=240)
     prepare: Need = Need(memory_mb=4000, minutes=240)

@@ -19,6 +19,7 @@ from maftp.training.checkpoint import (
 )
 from maftp.training.interruption import Pulse
 from maftp.training.meter import Meter, Row, peak_memory
+from maftp.training.mirror import Mirror
 from maftp.training.place import Place
 from maftp.training.run_folder import RUN
 from maftp.training.whole_batch import Order
@@ -48,6 +49,8 @@ class Journal:
         if half_row is not None:
             self._meter.restore(half_row)
         self._pulse = Pulse(folder)
+        place = params.resources.checkpoint_mirror
+        self._mirror = Mirror(place, run=run) if place and self._place.rank == 0 else None
         self._saved = time.monotonic()
 
     @property
@@ -86,6 +89,8 @@ class Journal:
             self._numbers |= self._measures()
             save_checkpoint(path, self._state, self._numbers | more)
             prune_checkpoints(self._folder, keep=self._recipe.checkpoints_kept)
+        if self._mirror is not None:
+            self._mirror.push(path, keep=self._recipe.checkpoints_kept)
         return path
 
     def save_between_rows(self, step: int) -> None:

@@ -37,6 +37,7 @@ from maftp.training.allocation import Allocation, NodeResources, ray_over, slurm
 from maftp.training.checkpoint import newest_checkpoint, read_numbers
 from maftp.training.interruption import StopNote, heeding_signals
 from maftp.training.meter import Row, progress_line
+from maftp.training.mirror import Mirror
 from maftp.training.place import Place
 from maftp.training.preflight import check_params
 from maftp.training.ray_environment import set_environment
@@ -123,6 +124,8 @@ def launch(
     tracker = MlflowLogger.from_params(
         params, variant=variant, seed=seed, folder=folder.path, digest=digest
     )
+    if params.resources.checkpoint_mirror:
+        Mirror(params.resources.checkpoint_mirror, run=digest).pull(folder.checkpoints)
     folder.begin()
     begin_tracking = partial(tracker.start, manifest, folder.rows())
     if folder.trained:

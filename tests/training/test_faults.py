@@ -33,8 +33,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 @pytest.fixture
 def cluster(monkeypatch):
     """A head and another node, one core each, so that each has one of two workers."""
-    from ray.cluster_utils import Cluster
-
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
     monkeypatch.setenv("RAY_worker_niceness", "0")
@@ -42,6 +40,8 @@ def cluster(monkeypatch):
     monkeypatch.setenv("RAY_agent_register_timeout_ms", "300000")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    from ray.cluster_utils import Cluster  # reads the environment when it is imported
+
     cluster = Cluster(initialize_head=True, head_node_args=NODE | {"include_dashboard": False})
     yield cluster
     cluster.shutdown()

@@ -24,8 +24,12 @@ class Segment(TypedDict):
 
 def crop_and_resize(maps: Tensor, image_size: tuple[int, int], size: tuple[int, int]) -> Tensor:
     """Cut the padding off maps (C, H, W) at right and bottom and resize to `size`, bilinearly."""
-    cropped = maps[None, :, : image_size[0], : image_size[1]]
-    return F.interpolate(cropped, size=size, mode="bilinear", align_corners=False)[0]
+    return _resize(maps[:, : image_size[0], : image_size[1]], size)
+
+
+def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize maps (C, h, w) bilinearly; as a batch, because there may be none."""
+    return F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,7 @@ class Frame:
 
     def upsample(self, masks: Tensor) -> Tensor:
         """Resize maps (C, h, w) to the canvas."""
-        resized = F.interpolate(masks[None], size=self.canvas, mode="bilinear", align_corners=False)
-        return resized[0]
+        return _resize(masks, self.canvas)
 
     def fit(self, maps: Tensor) -> Tensor:
         """Cut the padding off maps (C, H, W) and resize them to the size wanted."""

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from maftp.modeling.postprocessing import (
+    Frame,
     crop_and_resize,
     instance_inference,
     panoptic_inference,
@@ -90,3 +91,8 @@ def test_instances():
     assert not found.pred_boxes.tensor.any()
     only_things = instance_inference(scores_of(*rows), masks, (1,))
     assert only_things.pred_classes.tolist() == [1, 1]
+
+
+def test_no_map_is_resized_to_none():
+    frame = Frame(canvas=(32, 32), image_size=(20, 24), size=(10, 12))
+    assert frame.fit(frame.upsample(torch.zeros(0, 8, 8))).shape == (0, 10, 12)

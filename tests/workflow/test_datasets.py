@@ -115,6 +115,7 @@ def tiny(checkout, request) -> Checkout:
         "experiment": "tiny",
         "benchmarks": request.param,
         "data": {"root": None, "catalog": str(overlay), "world": None},
+        "ablations": None,
         "variants": {"maftp": {"weights": "none.safetensors"}},
     }
     (checkout.path / "tiny.yaml").write_text(yaml.safe_dump(experiment))

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from maftp.data.catalog import load_catalog
+from maftp.data.catalog import Dataset, load_catalog
 from maftp.miniworld.ade20k import challenge_archives, full_archive, id_table_source
 from maftp.miniworld.coco import coco_archives
 from maftp.miniworld.label_spaces import (
@@ -100,15 +100,26 @@ def _describe(name: str, data: bytes) -> dict[str, Any]:
 
 
 def _sources(described: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return the overlay of every source of the official catalog, found by its file name."""
-    official = load_catalog().sources
-    return {name: dict(described[source.file]) for name, source in official.items()}
+    """Return the overlay of the sources of what is drawn, found by their official file names."""
+    catalog = load_catalog()
+    needed = {name for dataset in _drawn().values() for name in dataset.sources}
+    return {
+        name: dict(described[source.file])
+        for name, source in catalog.sources.items()
+        if name in needed
+    }
+
+
+def _drawn() -> dict[str, Dataset]:
+    """Return the data sets of the official catalog whose classes this world has."""
+    datasets = load_catalog().datasets
+    return {name: d for name, d in datasets.items() if d.vocabulary in _vocabularies()}
 
 
 def _datasets(counts: dict[str, int]) -> dict[str, Any]:
-    """Return the overlay of every data set: numbers of classes and of pictures."""
+    """Return the overlay of the data sets: numbers of classes and of pictures."""
     datasets: dict[str, Any] = {}
-    for name, dataset in load_catalog().datasets.items():
+    for name, dataset in _drawn().items():
         classes = len(_vocabularies()[dataset.vocabulary][0])
         is_coco = name.startswith("coco")
         numbers = {

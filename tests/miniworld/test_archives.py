@@ -10,6 +10,7 @@ import zipfile
 import numpy as np
 import pytest
 import scipy.io
+import yaml
 from PIL import Image
 from pycocotools import mask as coco_mask
 
@@ -48,7 +49,12 @@ def test_two_writes_are_equal(world, tmp_path):
 
 def test_the_catalog_fits(world):
     catalog = load_catalog(world / "sources.yaml")
-    for name, source in catalog.sources.items():
+    drawn = yaml.safe_load((world / "sources.yaml").read_text())["sources"]
+    assert {file.name for file in world.iterdir()} - {"sources.yaml"} == {
+        catalog.sources[name].file for name in drawn
+    }
+    for name in drawn:
+        source = catalog.sources[name]
         data = (world / source.file).read_bytes()
         assert source.url == f"file://{world}/{source.file}", name
         assert source.digests == {"sha256": hashlib.sha256(data).hexdigest()}

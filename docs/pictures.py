@@ -17,7 +17,7 @@ from maftp.report.figures import NOTHING, Layer, draw_panel
 
 PROJECT = Path(__file__).resolve().parent.parent
 IGNORE_LABEL = 255
-PICTURES = ("ADE_val_00000003", "ADE_val_00000008", "ADE_val_00000021")
+PICTURES = ("ADE_val_00000003", "ADE_val_00000014", "ADE_val_00000021")
 
 
 def main() -> None:

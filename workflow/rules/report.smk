@@ -29,8 +29,6 @@ rule experiment_table:
         f"{RESULTS}/table.log",
     conda:
         "../../envs/environment.yaml"
-    resources:
-        **needs(PARAMS.resources.prepare),
     params:
         runs=RUNS,
         code=source_digest("report/tables", "report/published"),
@@ -51,8 +49,6 @@ rule table:
         "results/table.log",
     conda:
         "../../envs/environment.yaml"
-    resources:
-        **needs(PARAMS.resources.prepare),
     params:
         code=source_digest("report/tables", "report/published"),
     message:

@@ -20,7 +20,7 @@ ALLOWED = {
     "report": BASE,
     "prediction": BASE | {"api", "modeling", "data.images", "data.vocabulary", "report.figures"},
     "demo": BASE | {"prediction", "miniworld"},
-    "export": BASE | {"prediction", "modeling", "data.vocabulary"},
+    "export": BASE | {"ops", "prediction", "modeling", "data.vocabulary"},
     "api": BASE | {"modeling", "data.vocabulary", "data.mapper"},
 }
 FRAMEWORKS = {

@@ -17,6 +17,7 @@ from maftp.errors import MaftpError
 from maftp.export.image_path import ImagePath, padded_rows
 from maftp.files import atomic_path, write_json
 from maftp.modeling.segmenter import SIZE_DIVISIBILITY
+from maftp.ops.ms_deform_attn import decompositions
 from maftp.prediction.model import Loaded
 
 logger = logging.getLogger(__name__)
@@ -138,7 +139,9 @@ def _trace(path: ImagePath, width: int, size: tuple[int, int]) -> torch.export.E
         "seen": {0: classes_axis},
     }
     with torch.no_grad():
-        return torch.export.export(path, example, dynamic_shapes=shapes)
+        program = torch.export.export(path, example, dynamic_shapes=shapes)
+        # Whoever runs the file does not have our operator.
+        return program.run_decompositions(decompositions())
 
 
 def _write_program(program: torch.export.ExportedProgram, path: Path) -> None:

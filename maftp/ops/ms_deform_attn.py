@@ -6,7 +6,7 @@ One `torch.library` operator, `maftp::ms_deform_attn`, with gradients, a fake im
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -160,6 +160,19 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 torch.library.register_autograd(_OPERATOR, _differentiate, setup_context=_setup_context)
 for _device in _DEVICES:
     torch.library.register_autocast(_OPERATOR, _device, torch.float32)
+
+
+def decompositions() -> dict[Any, Callable[..., Tensor]]:
+    """Return what stands for the operator in an exported program: PyTorch's own operators."""
+
+    def plain(
+        value: Tensor, shapes: list[int], locations: Tensor, weights: Tensor, backend: str
+    ) -> Tensor:
+        exact = _exact(value)
+        parts = (value.to(exact), _pairs(shapes), locations.to(exact), weights.to(exact))
+        return grid_sample.forward(*parts).to(value.dtype)
+
+    return {torch.ops.maftp.ms_deform_attn.default: plain}
 
 
 def _exact(value: Tensor) -> torch.dtype:

@@ -20,11 +20,16 @@ include: "workflow/rules/report.smk"
 include: "workflow/rules/figures.smk"
 
 
+# On a cluster these run where Snakemake does: nodes may have no way to the internet, and a table
+# takes a second.
 localrules:
     all,
     datasets,
+    download,
+    experiment_table,
     report_parts,
     report_page,
+    table,
 
 
 rule all:

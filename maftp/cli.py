@@ -25,7 +25,7 @@ The steps: world, download, unpack, convert, clip, embed, train, evaluate, table
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; a user's mistake ends in one sentence and exit code 1."""
+    """Run one command; a user's mistake ends in one sentence and its exit code."""
     options = _parser().parse_args(arguments)
     _start_logging(options.log)
     try:
@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     except MaftpError as error:
         logger.debug("stopped", exc_info=True)
         print(f"maftp {options.command}: {error}", file=sys.stderr)
-        return 1
+        return error.exit_code
     except KeyboardInterrupt:
         print(f"maftp {options.command}: interrupted; run it again to go on", file=sys.stderr)
         return 130

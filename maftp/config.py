@@ -1,7 +1,8 @@
 """Typed, frozen parameters: the only shape of `params.yaml` and of the experiments laid over it.
 
-Every value a run depends on stands in a parameter file; nothing here has a default, so that a key
-has one home. Unknown keys are refused. `load_params` names the file and the key of what is wrong.
+Every value a run depends on stands in a parameter file, so that a key has one home. Only what is
+off unless asked for, and what no result depends on, has a default here. Unknown keys are refused.
+`load_params` names the file and the key of what is wrong.
 """
 
 from __future__ import annotations
@@ -155,6 +156,8 @@ class Train(_Block):
     """Images per optimizer step over all workers."""
     workers: Positive
     """Ray Train workers, one process each; batch_size must be a multiple."""
+    images_per_pass: Positive | None = None
+    """Images a worker computes at once, accumulating gradients; null: its share of the batch."""
     gpus_per_worker: Annotated[int, Field(ge=0)]
     cpus_per_worker: Positive
     """Processor cores of a worker; also its torch threads."""
@@ -184,6 +187,8 @@ class Train(_Block):
     """Pooling scales of representation compensation; inputs must be 32 x the largest wide."""
     checkpoint_period: Positive
     """Steps between checkpoints for resuming."""
+    checkpoint_minutes: Annotated[float, Field(gt=0)] | None = None
+    """Largest time between checkpoints, in minutes; null: every checkpoint_period steps only."""
     checkpoints_kept: Positive
     log_period: Positive
     """Steps between progress lines and logged metrics."""
@@ -198,6 +203,32 @@ class Augmentation(_Block):
     """Largest longer side, in pixels."""
     flip: bool
     """Also flip each version horizontally."""
+
+
+class Need(_Block):
+    """What one job needs; both grow with every retry."""
+
+    memory_mb: Positive
+    """Memory in MB, per node."""
+    minutes: Positive
+    """Longest time the job may take."""
+
+
+class Resources(_Block):
+    """What jobs ask of Slurm or Kubernetes. No result depends on it."""
+
+    nodes: Positive = 1
+    """Nodes of a training; train.workers are spread evenly over them."""
+    train_retries: Annotated[int, Field(ge=0)] = 2
+    """How often a training that was killed or preempted is started again; it goes on."""
+    worker_retries: Annotated[int, Field(ge=0)] = 3
+    """How often lost workers are started again within one training."""
+    checkpoint_mirror: str | None = None
+    """URI of a folder, such as s3://bucket/folder, that checkpoints are copied to as well."""
+    train: Need = Need(memory_mb=8000, minutes=720)
+    evaluate: Need = Need(memory_mb=8000, minutes=240)
+    prepare: Need = Need(memory_mb=4000, minutes=240)
+    """Every other job: download, unpack, convert, embed, tables."""
 
 
 class Evaluate(_Block):
@@ -278,6 +309,7 @@ class Params(_Block):
     train: Train
     evaluate: Evaluate
     tracking: Tracking
+    resources: Resources = Resources()
     weights: str | None
     """Evaluate this checkpoint instead of training; {experiment} and {seed} are filled in."""
     variants: dict[Name, dict[str, Any]]
@@ -288,11 +320,27 @@ class Params(_Block):
     @model_validator(mode="after")
     def _check(self) -> Params:
         for variant, overrides in self.variants.items():
-            for key in ("variants", "ablations", "seeds", "experiment", "benchmarks", "data"):
+            for key in (
+                "variants",
+                "ablations",
+                "seeds",
+                "experiment",
+                "benchmarks",
+                "data",
+                "resources",
+            ):
                 if key in overrides:
                     raise ValueError(f"variants.{variant}.{key}: a variant cannot change this key")
         if self.train.batch_size % self.train.workers:
             raise ValueError("train.batch_size: must be a multiple of train.workers")
+        share = self.train.batch_size // self.train.workers
+        if share % (self.train.images_per_pass or share):
+            raise ValueError(
+                f"train.images_per_pass: must divide the {share} images of a worker "
+                "(train.batch_size / train.workers)"
+            )
+        if self.train.workers % self.resources.nodes:
+            raise ValueError("train.workers: must be a multiple of resources.nodes")
         if self.model.hidden_dim % 32 or self.model.hidden_dim % self.model.num_heads:
             raise ValueError("model.hidden_dim: must be a multiple of 32 and of model.num_heads")
         return self

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 
 class MaftpError(Exception):
-    """A user's mistake. The command line prints its text without a traceback and exits with 1."""
+    """A user's mistake. The command line prints its text without a traceback."""
+
+    exit_code: ClassVar[int] = 1
 
 
 class ParamsError(MaftpError):
@@ -25,6 +29,13 @@ class CheckpointError(MaftpError):
 
 class TrainingError(MaftpError):
     """Training cannot go on."""
+
+
+class Preempted(TrainingError):
+    """Training was asked to stop and has written a checkpoint; the same command goes on."""
+
+    exit_code: ClassVar[int] = 75
+    """EX_TEMPFAIL of sysexits.h: not a mistake, try again."""
 
 
 class OperatorError(MaftpError):

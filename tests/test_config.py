@@ -73,6 +73,8 @@ def test_variants_override_the_rest(tmp_path):
         ("train: {iterations: many}", "'train.iterations' is 'many'"),
         ("train: {iterations: 0}", "'train.iterations' is 0"),
         ("train: {batch_size: 3, workers: 2}", "train.batch_size: must be a multiple"),
+        ("train: {batch_size: 8, workers: 2, images_per_pass: 3}", "must divide the 4 images"),
+        ("{train: {workers: 3, batch_size: 3}, resources: {nodes: 2}}", "a multiple of resources"),
         ("model: {hidden_dim: 48}", "model.hidden_dim: must be a multiple of 32"),
         ("variants: {maftp: {train: {rc_wait: 1}}}", "variants.maftp: key 'train.rc_wait'"),
         ("variants: {maftp: {seeds: [1]}}", "variants.maftp.seeds: a variant cannot change"),

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maftp.losses.batch_share import BatchShare, current_share
 from maftp.losses.matcher import HungarianMatcher
 from maftp.losses.point_sampling import choose_uncertain_points, sample_points
 
@@ -116,7 +116,21 @@ class SetCriterion(nn.Module):
             classes[image, queries.to(logits.device)] = target["labels"][
                 chosen.to(target["labels"].device)
             ]
-        return F.cross_entropy(logits.float().transpose(1, 2), classes, self.empty_weight)
+        loss = F.cross_entropy(logits.float().transpose(1, 2), classes, self.empty_weight)
+        return loss * self._weight_ratio(current_share(targets), queries=logits.shape[1])
+
+    def _weight_ratio(self, share: BatchShare, *, queries: int) -> Tensor | float:
+        """Return this part's sum of class weights over the mean of all parts.
+
+        The cross-entropy divides by its own part's sum. Every class but void weighs 1.
+        """
+        if share.parts == 1:
+            return 1.0
+        pairs = [min(queries, masks) for masks in share.masks]
+        matched = torch.tensor(pairs, dtype=torch.float64, device=self.empty_weight.device)
+        weights = matched + self.empty_weight[-1].double() * (queries - matched)  # (B of the whole)
+        own = weights[share.first : share.first + share.images].mean()
+        return (own / weights.mean()).float()
 
     def _mask_losses(
         self,
@@ -126,10 +140,8 @@ class SetCriterion(nn.Module):
         num_masks: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Mask and dice loss of the N matched pairs at points of their own; masks (B, Q, h, w)."""
+        rows = current_share(targets).pair_rows(masks.shape[1])
         predicted = torch.cat([mask[q] for mask, (q, _) in zip(masks, matches, strict=True)])
-        if len(predicted) == 0:
-            zero = masks[:0].sum()  # attached to the graph, so that every worker has gradients
-            return zero, zero
         wanted = torch.cat([t["masks"][g] for t, (_, g) in zip(targets, matches, strict=True)])
         predicted = predicted.unsqueeze(1).float()  # (N, 1, h, w)
         points = choose_uncertain_points(
@@ -137,7 +149,11 @@ class SetCriterion(nn.Module):
             num_points=self.num_points,
             oversample_ratio=self.oversample_ratio,
             importance_sample_ratio=self.importance_sample_ratio,
+            rows=rows,
         )
+        if len(predicted) == 0:
+            zero = masks[:0].sum()  # attached to the graph, so that every worker has gradients
+            return zero, zero
         logits = sample_points(predicted, points).squeeze(1)  # (N, P)
         labels = sample_points(wanted.unsqueeze(1), points).squeeze(1)  # (N, P)
         return mask_loss(logits, labels, num_masks), dice_loss(logits, labels, num_masks)
@@ -164,10 +180,9 @@ def dice_loss(logits: Tensor, labels: Tensor, num_masks: Tensor) -> Tensor:
 
 
 def count_masks(targets: Sequence[Mapping[str, Tensor]], *, device: torch.device) -> Tensor:
-    """Return the mean number of ground-truth masks per worker, at least 1, as a scalar."""
-    count = sum(len(target["labels"]) for target in targets)
-    num_masks = torch.as_tensor([float(count)], device=device)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(num_masks)
-        num_masks = num_masks / torch.distributed.get_world_size()
-    return num_masks.clamp(min=1.0).squeeze(0)
+    """Return the mean number of ground-truth masks per part of the batch, as a scalar.
+
+    A batch without any counts as one mask.
+    """
+    share = current_share(targets)
+    return torch.tensor(max(sum(share.masks), 1) / share.parts, device=device)

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from maftp.losses.batch_share import current_share
+
 
 def mask_aware_loss(
     clip_logits: Tensor, mask_logits: Tensor, targets: Sequence[Mapping[str, Tensor]]
@@ -36,7 +38,11 @@ def mask_aware_loss(
             errors.append((image_probabilities[:, target["labels"]].T - quality).flatten())
     error = torch.cat(errors)
     total = F.smooth_l1_loss(error, torch.zeros_like(error), reduction="sum")
-    return total / max(error.numel(), 1)
+    share = current_share(targets)
+    wanted = (
+        sum(share.masks) * probabilities.shape[1] / share.parts
+    )  # numbers in a part, on average
+    return total / (wanted or 1)
 
 
 def min_max(iou: Tensor) -> Tensor:

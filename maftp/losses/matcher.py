@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maftp.losses.batch_share import current_share
 from maftp.losses.point_sampling import sample_points
 
 if TYPE_CHECKING:
@@ -75,17 +76,20 @@ class HungarianMatcher(nn.Module):
             Per image the indices of matched queries, ascending, and of their targets, both on the
             CPU and min(Q, G) long.
         """
-        rows = zip(outputs["pred_logits"], outputs["pred_masks"], targets, strict=True)
-        device_type = outputs["pred_masks"].device.type
-        with torch.autocast(device_type, enabled=False):
+        device = outputs["pred_masks"].device
+        points = current_share(targets).rand_per_image(self.num_points, 2, device=device)
+        rows = zip(outputs["pred_logits"], outputs["pred_masks"], targets, points, strict=True)
+        with torch.autocast(device.type, enabled=False):
             costs = [
-                self._cost(logits.float(), masks.float(), target) for logits, masks, target in rows
+                self._cost(logits.float(), masks.float(), target, image_points)
+                for logits, masks, target, image_points in rows
             ]
         return [_assign(cost) for cost in costs]
 
-    def _cost(self, logits: Tensor, masks: Tensor, target: Mapping[str, Tensor]) -> Tensor:
-        """Return the cost (Q, G) of one image; the points are shared by all its masks."""
-        points = torch.rand(1, self.num_points, 2, device=masks.device)
+    def _cost(
+        self, logits: Tensor, masks: Tensor, target: Mapping[str, Tensor], points: Tensor
+    ) -> Tensor:
+        """Return the cost (Q, G) of one image; the points (1, P, 2) are shared by all its masks."""
         if len(target["labels"]) == 0:
             return masks.new_zeros(len(masks), 0)
         predicted = sample_points(masks[None], points)[0]  # (Q, P)

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from maftp.losses.batch_share import Rows
+
 
 def sample_points(maps: Tensor, points: Tensor) -> Tensor:
     """Read maps at points: bilinear between pixel centres, zero outside.
@@ -27,7 +29,12 @@ def sample_points(maps: Tensor, points: Tensor) -> Tensor:
 
 @torch.no_grad()
 def choose_uncertain_points(
-    mask_logits: Tensor, *, num_points: int, oversample_ratio: float, importance_sample_ratio: float
+    mask_logits: Tensor,
+    *,
+    num_points: int,
+    oversample_ratio: float,
+    importance_sample_ratio: float,
+    rows: Rows | None = None,
 ) -> Tensor:
     """Draw points per mask, most of them where the prediction is closest to undecided.
 
@@ -39,15 +46,19 @@ def choose_uncertain_points(
         num_points: points per mask.
         oversample_ratio: candidates per point, at least 1.
         importance_sample_ratio: share of points chosen for uncertainty.
+        rows: place of the N masks among those of the whole batch; None: they are all.
 
     Returns:
         (N, num_points, 2), the kept points first.
     """
     num_masks, device = len(mask_logits), mask_logits.device
     num_uncertain = int(importance_sample_ratio * num_points)
-    candidates = torch.rand(num_masks, int(oversample_ratio * num_points), 2, device=device)
+    rows = rows or Rows(before=0, own=num_masks, after=0)
+    candidates = rows.rand(int(oversample_ratio * num_points), 2, device=device)
+    uniform = rows.rand(num_points - num_uncertain, 2, device=device)
+    if num_masks == 0:
+        return uniform.new_zeros(0, num_points, 2)
     uncertainty = -sample_points(mask_logits, candidates).squeeze(1).abs()
     kept = uncertainty.topk(num_uncertain, dim=1).indices
     uncertain = candidates.gather(1, kept.unsqueeze(2).expand(-1, -1, 2))
-    uniform = torch.rand(num_masks, num_points - num_uncertain, 2, device=device)
     return torch.cat([uncertain, uniform], dim=1)

@@ -66,7 +66,7 @@ def save_checkpoint(path: Path, state: TrainingState, numbers: Mapping[str, Any]
     """
     with atomic_path(path) as temporary:
         temporary.mkdir()
-        tensors = _trained_tensors(state.model)
+        tensors = trained_tensors(state.model)
         save_file({name: t.cpu().contiguous() for name, t in tensors.items()}, temporary / MODEL)
         parts = {name: part.state_dict() for name, part in state.parts.items()}
         torch.save(parts, temporary / OPTIMIZER)
@@ -150,7 +150,7 @@ def _checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if re.fullmatch(r"step-\d{8,}", path.name))
 
 
-def _trained_tensors(model: nn.Module) -> dict[str, Tensor]:
+def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Return trained parameters and saved buffers by their state-dict names."""
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     return {
@@ -161,7 +161,7 @@ def _trained_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    expected = _trained_tensors(model)
+    expected = trained_tensors(model)
     missing, unexpected = expected.keys() - tensors.keys(), tensors.keys() - expected.keys()
     shapes = [n for n in expected.keys() & tensors.keys() if expected[n].shape != tensors[n].shape]
     if missing or unexpected or shapes:

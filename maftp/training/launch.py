@@ -7,66 +7,55 @@ command after a lost driver) goes on from the newest.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import secrets
-import signal
-import threading
+import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tenacity import Retrying, stop_after_attempt
+from tenacity import (
+    Retrying,
+    retry_if_exception_type,
+    stop_after_attempt,
+    stop_after_delay,
+    wait_fixed,
+)
 from torch import nn
 
 from maftp.config import Params
-from maftp.errors import DataError, MaftpError, TrainingError
+from maftp.errors import DataError, MaftpError, Preempted, TrainingError
 from maftp.files import sha256
 from maftp.ops import backends
 from maftp.tracking.manifest import collect_manifest, training_digest
 from maftp.tracking.mlflow_logger import MlflowLogger
+from maftp.training.allocation import Allocation, NodeResources, ray_over, slurm_allocation
+from maftp.training.checkpoint import newest_checkpoint, read_numbers
+from maftp.training.interruption import StopNote, heeding_signals
 from maftp.training.meter import Row, progress_line
+from maftp.training.mirror import Mirror
+from maftp.training.place import Place
 from maftp.training.preflight import check_params
-from maftp.training.run_folder import RUN, RunFolder
-from maftp.training.worker import BatchFactory, Place, prepare, train
+from maftp.training.ray_environment import set_environment
+from maftp.training.row_file import RowFile
+from maftp.training.run_folder import RUN, WEIGHTS, RunFolder
+from maftp.training.worker import BatchFactory, prepare, train
 
 logger = logging.getLogger(__name__)
 
 Prepare = Callable[..., tuple[nn.Module, BatchFactory]]
 """Called as `maftp.training.worker.prepare` is."""
 
-_ROWS, _FAILURE = "rows.jsonl", "failure.txt"
+_FAILURE = "failure.txt"
 _OBJECT_STORE_BYTES = 80 * 2**20  # Ray's smallest is 75 MiB; nothing large goes through it
 _STARTS = 3
-_RETRIES = 1
-"""Of workers that were lost."""
-
-_RAY_ENVIRONMENT = {
-    "RAY_TRAIN_V2_ENABLED": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # leave $CUDA_VISIBLE_DEVICES alone without GPUs
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_ENABLE_AUTO_CONNECT": "0",  # after an interrupt no call shall start another cluster
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-    "RAY_TRAIN_METRICS_ENABLED": "0",
-    "RAY_enable_metrics_collection": "0",
-}
-_LOCAL_ENVIRONMENT = {
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # one machine: listen on the loopback address only
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_worker_niceness": "0",  # Ray's 15 starves training beside anything else
-    "RAY_prestart_worker_first_driver": "0",  # Train's processes have an environment of their own
-    # A busy machine starts processes slowly; Ray's patience is made for a cluster's nodes.
-    "RAY_agent_register_timeout_ms": "300000",
-    "RAY_worker_register_timeout_seconds": "300",
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",
-}
+_NODES_SECONDS = 300.0
+"""Longest wait for the nodes of an allocation."""
 
 
 @dataclass(frozen=True)
@@ -119,8 +108,10 @@ def launch(
         ParamsError: the parameters ask for what this machine cannot do.
         DataError: an input file is missing.
         TrainingError: a worker stopped on a user's mistake, or was lost more often than is retried.
+        Preempted: SIGTERM came, to this process or to a node; a checkpoint was written.
     """
-    check_params(params)
+    allocation = None if os.environ.get("RAY_ADDRESS") else slurm_allocation(os.environ)
+    check_params(params, allocation)
     digests = _file_digests([Path(clip), Path(embeddings), *inputs])
     digest = training_digest(params, seed=seed, inputs=list(digests.values()))
     folder = RunFolder(out, digest=digest)
@@ -135,6 +126,8 @@ def launch(
     tracker = MlflowLogger.from_params(
         params, variant=variant, seed=seed, folder=folder.path, digest=digest
     )
+    if params.resources.checkpoint_mirror:
+        Mirror(params.resources.checkpoint_mirror, run=digest).pull(folder.checkpoints)
     folder.begin()
     begin_tracking = partial(tracker.start, manifest, folder.rows())
     if folder.trained:
@@ -156,7 +149,7 @@ def launch(
             working_directory=Path.cwd(),
             prepare=prepare,
         )
-        _run(job, tracker, begin_tracking)
+        _run(job, allocation, tracker, begin_tracking)
     folder.publish(manifest)
     tracker.finish(folder.history, folder.manifest)
     return folder.weights
@@ -169,46 +162,60 @@ def _file_digests(files: Sequence[Path]) -> dict[str, str]:
     return {str(file): sha256(file) for file in files}
 
 
-def _run(job: Job, tracker: MlflowLogger, begin_tracking: Callable[[], None]) -> None:
+def _run(
+    job: Job,
+    allocation: Allocation | None,
+    tracker: MlflowLogger,
+    begin_tracking: Callable[[], None],
+) -> None:
     """Train in Ray workers; print and track their rows meanwhile."""
-    _set_environment()
+    stop = StopNote(job.folder)
+    stop.clear()
+    set_environment(one_machine=allocation is None)
     import ray
 
-    _start_ray(job.params)
-    try:
-        with ThreadPoolExecutor(1) as pool, _signals():
-            future = pool.submit(_fit, job)
-            try:
-                begin_tracking()  # takes seconds, as starting the workers does
-                _follow(future, job, tracker)
-            except KeyboardInterrupt:
-                ray.shutdown()
-                raise
-            future.result()
-    finally:
-        ray.shutdown()
+    with ExitStack() as stack:
+        _start_ray(job.params, allocation, stop, stack)
+        stack.callback(ray.shutdown)
+        pool = stack.enter_context(ThreadPoolExecutor(1))
+        stack.enter_context(heeding_signals(stop))
+        future = pool.submit(_fit, job)
+        try:
+            begin_tracking()  # takes seconds, as starting the workers does
+            _follow(future, job, tracker)
+        except KeyboardInterrupt:
+            ray.shutdown()
+            raise
+        if not future.result():
+            step = read_numbers(newest)["step"] if (newest := newest_checkpoint(job.folder)) else 0
+            raise Preempted(f"asked to end; step {step} is saved, run it again to go on")
 
 
-def _set_environment() -> None:
-    """Set what Ray reads on import or start; what the user has set stays."""
-    values = _RAY_ENVIRONMENT
-    if not os.environ.get("RAY_ADDRESS"):
-        # A password of this run alone: Ray would keep one in the home folder, and say so.
-        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-        values = values | _LOCAL_ENVIRONMENT | token
-    for name, value in values.items():
-        os.environ.setdefault(name, value)
+def _start_ray(
+    params: Params, allocation: Allocation | None, stop: StopNote, stack: ExitStack
+) -> None:
+    """Join the cluster of $RAY_ADDRESS, or start one that dies with us: of the job's nodes or here.
 
-
-def _start_ray(params: Params) -> None:
-    """Join the cluster of $RAY_ADDRESS, or start one of this machine that dies with us."""
+    Args:
+        params: of the training.
+        allocation: the Slurm job this process is part of.
+        stop: is asked when Slurm wants the job to end.
+        stack: ends what was started.
+    """
     import ray
 
     common = {"log_to_driver": False, "logging_level": logging.ERROR}
+    recipe = params.train
+    workers = recipe.workers // params.resources.nodes
+    cores, gpus = workers * recipe.cpus_per_worker, workers * recipe.gpus_per_worker
     if os.environ.get("RAY_ADDRESS"):
         ray.init(address=os.environ["RAY_ADDRESS"], **common)
         return
-    cores = params.train.workers * params.train.cpus_per_worker
+    if allocation is not None:
+        nodes = NodeResources(cpus=cores, gpus=gpus)
+        address = stack.enter_context(ray_over(allocation, nodes, signalled=stop.ask))
+        _join_nodes(address, len(allocation.nodes), **common)
+        return
     attempts = Retrying(
         stop=stop_after_attempt(_STARTS), before_sleep=lambda _: ray.shutdown(), reraise=True
     )
@@ -226,7 +233,32 @@ def _start_ray(params: Params) -> None:
         raise TrainingError(f"Ray did not start ({reason}); is the machine overloaded?") from error
 
 
-def _fit(job: Job) -> None:
+def _join_nodes(address: str, count: int, **options: Any) -> None:
+    """Join Ray at `address` and wait until so many nodes are part of it."""
+    import ray
+
+    end = time.monotonic() + _NODES_SECONDS
+    attempts = Retrying(
+        stop=stop_after_delay(_NODES_SECONDS),
+        wait=wait_fixed(1),
+        retry=retry_if_exception_type(ConnectionError),
+        reraise=True,
+    )
+    try:
+        attempts(ray.init, address=address, **options)
+    except ConnectionError as error:
+        raise TrainingError(
+            f"Ray did not start at {address} ({error}); see the job's log"
+        ) from None
+    while (found := sum(node["Alive"] for node in ray.nodes())) < count:
+        if time.monotonic() > end:
+            ray.shutdown()
+            raise TrainingError(f"Ray started on {found} of {count} nodes; see the job's log")
+        time.sleep(0.5)
+
+
+def _fit(job: Job) -> bool:
+    """Train; return False when the workers were asked to stop before the end."""
     from ray.train import (
         CheckpointConfig,
         FailureConfig,
@@ -247,6 +279,7 @@ def _fit(job: Job) -> None:
             num_workers=recipe.workers,
             use_gpu=recipe.gpus_per_worker > 0,
             resources_per_worker=resources,
+            placement_strategy="SPREAD" if job.params.resources.nodes > 1 else "PACK",
         ),
         torch_config=TorchConfig(backend="nccl" if recipe.gpus_per_worker else "gloo"),
         run_config=RunConfig(
@@ -254,7 +287,7 @@ def _fit(job: Job) -> None:
             storage_path=str(job.folder.parent),
             # Workers prune: Ray does not know checkpoints from before a lost driver.
             checkpoint_config=CheckpointConfig(num_to_keep=None),
-            failure_config=FailureConfig(max_failures=_RETRIES),
+            failure_config=FailureConfig(max_failures=job.params.resources.worker_retries),
         ),
     )
     mistake = job.folder / _FAILURE
@@ -263,8 +296,16 @@ def _fit(job: Job) -> None:
     except TrainingFailedError as error:
         if mistake.exists():
             raise TrainingError(mistake.read_text()) from None
-        last = str(error).strip().rpartition("\n")[2].strip()
-        raise TrainingError(f"a worker was lost ({last}); run it again to go on") from error
+        raise TrainingError(_worker_lost(str(error))) from error
+    return (job.folder / WEIGHTS).exists()
+
+
+def _worker_lost(reason: str) -> str:
+    last = reason.strip().rpartition("\n")[2].strip()
+    advice = "run it again to go on"
+    if re.search(r"out of memory|OOM|OutOfMemory", reason):
+        advice += ", with a lower train.images_per_pass or more memory (resources.train.memory_mb)"
+    return f"a worker was lost ({last}); {advice}"
 
 
 def _work(config: Mapping[str, Job]) -> None:
@@ -283,6 +324,8 @@ def _work(config: Mapping[str, Job]) -> None:
     if mistake.exists():
         raise TrainingError(mistake.read_text())  # trying again does not help
     try:
+        if place.rank == 0:
+            RowFile(job.folder).note_restart()
         model, batches = job.prepare(
             job.params, seed=job.seed, clip=job.clip, embeddings=job.embeddings, place=place
         )
@@ -295,6 +338,7 @@ def _work(config: Mapping[str, Job]) -> None:
             report=_reporter(job, place),
             facts=job.facts,
             place=place,
+            asked_to_stop=StopNote(job.folder).asked_lately,
         )
     except MaftpError as error:
         mistake.write_text(str(error))
@@ -305,10 +349,11 @@ def _reporter(job: Job, place: Place) -> Callable[[Row, Path | None], None]:
     """Return what hands rows to the driver, through a file, and checkpoints to Ray."""
     import ray.train
 
+    rows = RowFile(job.folder)
+
     def report(row: Row, checkpoint: Path | None) -> None:
         if place.rank == 0:
-            with open(job.folder / _ROWS, "a") as file:
-                file.write(json.dumps(row) + "\n")
+            rows.add(row)
         if checkpoint is not None:
             ray.train.report(
                 row,
@@ -319,18 +364,16 @@ def _reporter(job: Job, place: Place) -> Callable[[Row, Path | None], None]:
     return report
 
 
-def _follow(future: Future[None], job: Job, tracker: MlflowLogger) -> None:
+def _follow(future: Future[bool], job: Job, tracker: MlflowLogger) -> None:
     """Print and track rows as they come, until training ends."""
     recipe = job.params.train
-    path, position = job.folder / _ROWS, 0
+    rows = RowFile(job.folder)
     while True:
         ended = future.done()
-        if path.exists():
-            with open(path) as file:
-                file.seek(position)
-                lines = [line for line in file if line.endswith("\n")]
-            position += sum(len(line) for line in lines)
-            for row in map(json.loads, lines):
+        for row in rows.fresh():
+            if isinstance(row, str):
+                logger.info("%s", row)
+            else:
                 logger.info(
                     "%s", progress_line(row, total=recipe.iterations, batch=recipe.batch_size)
                 )
@@ -338,23 +381,3 @@ def _follow(future: Future[None], job: Job, tracker: MlflowLogger) -> None:
         if ended:
             return
         time.sleep(0.5)
-
-
-@contextmanager
-def _signals() -> Iterator[None]:
-    """Treat SIGTERM like Ctrl-C, so that workers end with this process."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = {
-        number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -4,30 +4,37 @@ from __future__ import annotations
 
 import csv
 import io
+import re
+import resource
+import sys
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
-import torch.distributed
 from torch import Tensor
+
+from maftp.training.place import Place
 
 Row = dict[str, float]
 
-TIMINGS = ("images_per_second", "data_wait", "seconds")
+TIMINGS = ("images_per_second", "data_wait", "memory_mb", "seconds")
 """Columns that differ between two equal runs."""
 
 
 class Meter:
     """Sums loss terms and times; `close` turns them into a row and starts anew."""
 
-    def __init__(self, *, batch_size: int, seconds: float = 0.0) -> None:
+    def __init__(self, *, batch_size: int, place: Place, seconds: float = 0.0) -> None:
         """Start the clock.
 
         Args:
             batch_size: images per step over all workers.
+            place: this worker among all.
             seconds: training time of the steps before, in seconds.
         """
         self._batch_size = batch_size
+        self._place = place
         self._earlier = seconds
         self._start = self._row_start = time.monotonic()
         self._clear()
@@ -37,42 +44,72 @@ class Meter:
         """Training time so far, of interrupted parts too."""
         return self._earlier + time.monotonic() - self._start
 
-    def add(self, terms: Mapping[str, float], *, waited: float) -> None:
-        """Count one step: its loss terms and the seconds it waited for data."""
+    def add(self, terms: Mapping[str, float], *, norm: Tensor, waited: float) -> None:
+        """Count one step: its loss terms, gradient norm, and the seconds it waited for data.
+
+        A norm that is not finite belongs to a step that loss scaling left out; it is not counted.
+        """
         for name, value in terms.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
+        finite = norm.detach().isfinite()
+        counted = torch.stack([torch.where(finite, norm.detach(), 0.0), finite.to(norm.dtype)])
+        self._norms = counted.double() + self._norms
         self._steps += 1
         self._waited += waited
 
-    def close(self, *, step: int, learning_rate: float, device: torch.device) -> Row:
+    def close(self, *, step: int, learning_rate: float) -> Row:
         """Return the row of the steps since the last; losses are means over steps and workers."""
-        sums = torch.tensor(list(self._sums.values()), dtype=torch.float64, device=device)
-        terms = dict(zip(self._sums, _mean_over_workers(sums / self._steps).tolist(), strict=True))
+        sums = torch.tensor(list(self._sums.values()), dtype=torch.float64) / self._steps
+        terms = dict(zip(self._sums, self._place.gather(sums).mean(0).tolist(), strict=True))
         elapsed = time.monotonic() - self._row_start
+        norm, counted = torch.as_tensor(self._norms).tolist()
         row = {
             "step": step,
             "loss": sum(terms.values()),
             **terms,
             "learning_rate": learning_rate,
+            "gradient_norm": norm / max(counted, 1.0),
             "images_per_second": self._batch_size * self._steps / elapsed,
             "data_wait": self._waited / elapsed,
+            "memory_mb": round(peak_memory(self._place.device) / 2**20),
             "seconds": self.seconds,
         }
         self._row_start = time.monotonic()
         self._clear()
         return row
 
+    def state(self) -> dict[str, Any]:
+        """Return the half row that a checkpoint between two rows must keep; fits into JSON."""
+        sums = torch.tensor(list(self._sums.values()), dtype=torch.float64)
+        return {
+            "steps": self._steps,
+            "waited": self._waited,
+            "elapsed": time.monotonic() - self._row_start,
+            "norms": torch.as_tensor(self._norms).tolist(),
+            "names": list(self._sums),
+            "sums": self._place.gather(sums).tolist(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on with the half row that `state` returned, each worker with its own sums."""
+        self._steps, self._waited = state["steps"], state["waited"]
+        self._row_start = time.monotonic() - state["elapsed"]
+        self._norms = torch.tensor(state["norms"], dtype=torch.float64, device=self._place.device)
+        self._sums = dict(zip(state["names"], state["sums"][self._place.rank], strict=True))
+
     def _clear(self) -> None:
         self._sums: dict[str, float] = {}
+        self._norms = torch.zeros(2, dtype=torch.float64, device=self._place.device)
         self._steps = 0
         self._waited = 0.0
 
 
-def _mean_over_workers(values: Tensor) -> Tensor:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(values)
-        values = values / torch.distributed.get_world_size()
-    return values
+def peak_memory(device: torch.device) -> int:
+    """Return the most bytes this process has held: of the GPU, or of memory when it uses none."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def history_csv(rows: Sequence[Row]) -> str:
@@ -86,7 +123,9 @@ def history_csv(rows: Sequence[Row]) -> str:
 
 
 def progress_line(row: Row, *, total: int, batch: int) -> str:
-    """Return step, loss, speed, time left, learning rate and share of waiting for data as text.
+    """Return one line about a training: step, losses, gradient norm, speed, time left, memory.
+
+    Losses of the decoder's earlier layers are in the sum but not named.
 
     Args:
         row: newest row of the history.
@@ -94,10 +133,16 @@ def progress_line(row: Row, *, total: int, batch: int) -> str:
         batch: images per step over all workers.
     """
     step, speed = int(row["step"]), row["images_per_second"]
+    terms = "  ".join(
+        f"{name.removeprefix('loss_').removesuffix('_loss')} {value:.3f}"
+        for name, value in row.items()
+        if re.fullmatch(r"loss_[a-z]+|[a-z]+_loss", name)
+    )
     return (
-        f"step {step}/{total}  loss {row['loss']:.3f}  {speed:.1f} images/s  "
+        f"step {step}/{total}  loss {row['loss']:.3f} ({terms})  "
+        f"norm {row['gradient_norm']:.3g}  {speed:.1f} images/s  "
         f"{_duration((total - step) * batch / speed)} left  "
-        f"lr {row['learning_rate']:.2e}  data {row['data_wait']:.0%}"
+        f"lr {row['learning_rate']:.2e}  data {row['data_wait']:.0%}  {row['memory_mb']:.0f} MB"
     )
 
 

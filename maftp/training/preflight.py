@@ -9,18 +9,35 @@ import torch
 from maftp.config import Params
 from maftp.errors import ParamsError, TrainingError
 from maftp.losses.representation_compensation import check_width
+from maftp.training.allocation import Allocation
 
 
-def check_params(params: Params) -> None:
-    """Refuse parameters that this machine cannot train with.
+def check_params(params: Params, allocation: Allocation | None = None) -> None:
+    """Refuse parameters that this machine, or the nodes of this job, cannot train with.
+
+    Args:
+        params: one variant of an experiment.
+        allocation: the job this process is part of.
 
     Raises:
-        ParamsError: no GPU for mixed precision or for the workers, or inputs too narrow for
-            representation compensation.
+        ParamsError: no GPU for mixed precision or for the workers, fewer nodes than wanted, or
+            inputs too narrow for representation compensation.
     """
+    _check_nodes(params, allocation)
     _check_gpus(params)
     if params.model.name == "maftp" and params.train.rc_weight > 0:
         _check_input_width(params)
+
+
+def _check_nodes(params: Params, allocation: Allocation | None) -> None:
+    wanted = params.resources.nodes
+    found = 1 if allocation is None else len(allocation.nodes)
+    if wanted > found and not os.environ.get("RAY_ADDRESS"):
+        here = "this is one machine" if allocation is None else f"job {allocation.job} has {found}"
+        raise ParamsError(
+            f"resources.nodes: {wanted} nodes wanted, {here}; lower it, run the workflow with the "
+            "slurm profile, or name a cluster in $RAY_ADDRESS"
+        )
 
 
 def _check_gpus(params: Params) -> None:
@@ -29,10 +46,11 @@ def _check_gpus(params: Params) -> None:
         raise ParamsError(
             "train.amp: float16 needs a GPU; set train.gpus_per_worker to 1 or train.amp to false"
         )
-    wanted, found = recipe.gpus_per_worker * recipe.workers, torch.cuda.device_count()
+    here = recipe.workers // params.resources.nodes
+    wanted, found = recipe.gpus_per_worker * here, torch.cuda.device_count()
     if wanted > found and not os.environ.get("RAY_ADDRESS"):
         raise ParamsError(
-            f"train.gpus_per_worker: {recipe.workers} workers want {wanted} GPUs, found {found}; "
+            f"train.gpus_per_worker: {here} workers want {wanted} GPUs, found {found}; "
             "lower train.workers or train.gpus_per_worker, or name a cluster in $RAY_ADDRESS"
         )
 

@@ -18,6 +18,7 @@ from typing import Any
 from maftp.errors import CheckpointError, TrainingError
 from maftp.files import atomic_path, write_json
 from maftp.training.checkpoint import newest_checkpoint, read_numbers, weights_facts
+from maftp.training.interruption import Pulse, describe_loss
 from maftp.training.meter import Row, history_csv
 
 logger = logging.getLogger(__name__)
@@ -63,6 +64,10 @@ class RunFolder:
                 "%s: a checkpoint of other parameters, inputs or code; starting anew", newest
             )
             newest = None
+        if newest is not None:
+            numbers = read_numbers(newest)
+            lost = Pulse(self.checkpoints).lost(step=numbers["step"], seconds=numbers["seconds"])
+            logger.info("%s", describe_loss(step=numbers["step"], lost=lost))
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         kept = {newest, self.checkpoints / WEIGHTS if self.trained else None}
         for path in set(self.checkpoints.iterdir()) - kept:
@@ -70,8 +75,6 @@ class RunFolder:
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
-        if newest is not None:
-            logger.info("going on from %s", newest)
 
     def rows(self) -> list[Row]:
         """Return the history up to the newest checkpoint."""

@@ -18,8 +18,9 @@ from safetensors.torch import load_file
 from maftp.errors import DataError
 from maftp.training.launch import launch
 from maftp.training.meter import TIMINGS
+from maftp.training.place import Place
 from maftp.training.run_folder import RunFolder
-from maftp.training.worker import Place, train
+from maftp.training.worker import train
 
 ROOT = Path(__file__).resolve().parents[2]
 DRIVER = Path(__file__).with_name("tiny_run.py")
@@ -116,7 +117,7 @@ def unbroken(tiny, params, tmp_path):
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes in /proc")
 def test_killed_driver_is_resumed(start, unbroken, tmp_path):
     out = tmp_path / "run"
-    first = start(str(out), "1", "1.0")
+    first = start(str(out), "--seconds", "1.0")
     wait_for(lambda: (out / "checkpoints" / "step-00000004").exists(), "the first checkpoint")
     processes = children(first.pid)
     assert processes
@@ -125,7 +126,7 @@ def test_killed_driver_is_resumed(start, unbroken, tmp_path):
     assert not (out / "weights.safetensors").exists()
     wait_for(lambda: not alive(processes), "Ray's processes to end with their driver")
 
-    second = start(str(out), "1", "0")
+    second = start(str(out))
     _, log = second.communicate(timeout=PATIENCE)
     assert second.returncode == 0, log
     assert "going on from" in log and "step 12/12" in log and "step 3/12" not in log
@@ -148,7 +149,7 @@ def test_killed_driver_is_resumed(start, unbroken, tmp_path):
 @pytest.mark.slow
 def test_two_workers_and_broken_data(start, tmp_path):
     out = tmp_path / "run"
-    first = start(str(out), "2", "0", "6")
+    first = start(str(out), "--workers", "2", "--fault", "6")
     _, log = first.communicate(timeout=PATIENCE)
     assert first.returncode == 1
     assert "step 7: the loss is not finite (loss_ce = nan" in log.splitlines()[-1]
@@ -157,7 +158,7 @@ def test_two_workers_and_broken_data(start, tmp_path):
     assert not (out / "weights.safetensors").exists()
     assert (out / "checkpoints" / "step-00000004").exists()
 
-    second = start(str(out), "2", "0")
+    second = start(str(out), "--workers", "2")
     _, log = second.communicate(timeout=PATIENCE)
     assert second.returncode == 0, log
     assert [row["step"] for row in losses(out / "history.csv")] == ["3", "4", "6", "8", "9", "12"]

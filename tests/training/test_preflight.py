@@ -7,6 +7,7 @@ import torch
 
 from maftp.config import parse_params
 from maftp.errors import ParamsError
+from maftp.training.allocation import Allocation
 from maftp.training.preflight import check_params
 
 
@@ -49,3 +50,15 @@ def test_narrow_inputs(params):
     crops = changed(params, "input", train={"mapper": "panoptic", "crop_size": 64})
     with pytest.raises(ParamsError, match="found 64"):
         check_params(crops)
+
+
+def test_nodes_must_be_there(params, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    two = changed(changed(params, "train", workers=2), "resources", nodes=2)
+    with pytest.raises(ParamsError, match="2 nodes wanted, this is one machine"):
+        check_params(two)
+    with pytest.raises(ParamsError, match="2 nodes wanted, job 7 has 1"):
+        check_params(two, Allocation(job="7", nodes=("n1",)))
+    check_params(two, Allocation(job="7", nodes=("n1", "n2")))
+    monkeypatch.setenv("RAY_ADDRESS", "cluster:6379")
+    check_params(two)

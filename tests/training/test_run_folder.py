@@ -9,8 +9,9 @@ import torch
 
 from maftp.errors import TrainingError
 from maftp.training.checkpoint import step_folder
+from maftp.training.place import Place
 from maftp.training.run_folder import RunFolder
-from maftp.training.worker import Place, train
+from maftp.training.worker import train
 
 
 @pytest.fixture

@@ -11,14 +11,16 @@ from safetensors.torch import load_file
 from maftp.errors import TrainingError
 from maftp.training.checkpoint import newest_checkpoint, read_numbers, step_folder
 from maftp.training.meter import TIMINGS
-from maftp.training.worker import Place, seed_step, train
+from maftp.training.place import Place
+from maftp.training.trainer import seed_step
+from maftp.training.worker import train
 
 
 class Killed(Exception):
     """Stands for the end of the process."""
 
 
-def run(tiny, folder, params, *, seed=0, stop_after=None, batches=None):
+def run(tiny, folder, params, *, seed=0, stop_after=None, batches=None, asked_to_stop=None):
     """Train the tiny model; return its reports, or stop after some step as a kill would."""
     reports = []
 
@@ -36,6 +38,7 @@ def run(tiny, folder, params, *, seed=0, stop_after=None, batches=None):
         report=report,
         facts={"run": "abc"},
         place=Place(rank=0, world_size=1, device=torch.device("cpu")),
+        asked_to_stop=asked_to_stop or (lambda: False),
     )
     return reports
 
@@ -76,6 +79,55 @@ def test_resumed_run_equals_an_unbroken_one(tiny, params, tmp_path, stop_after):
     assert_equal_runs(tmp_path / "a", tmp_path / "b")
 
 
+def after(calls):
+    """Return a function that says yes from its call number `calls` on."""
+    asked = iter([False] * (calls - 1))
+    return lambda: next(asked, True)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 4, 5, 7])
+def test_stopping_costs_nothing(tiny, params, tmp_path, steps):
+    # It is asked before every step, so the call number n + 1 stops after n steps, wherever a row
+    # (3, 6, 9) or a checkpoint (4, 8) is; at 0 and 4 there is nothing new to write.
+    run(tiny, tmp_path / "a", params)
+    run(tiny, tmp_path / "b", params, asked_to_stop=after(steps + 1))
+    newest = newest_checkpoint(tmp_path / "b")
+    assert newest == (step_folder(tmp_path / "b", steps) if steps else None)
+    assert not (tmp_path / "b" / "weights.safetensors").exists()
+    rows = [row["step"] for row, _ in run(tiny, tmp_path / "b", params)]
+    assert rows == [step for step in (3, 4, 6, 8, 9, 12) if step > steps]
+    assert_equal_runs(tmp_path / "a", tmp_path / "b")
+
+
+def test_checkpoints_by_the_clock(tiny, tmp_path, monkeypatch):
+    # A millisecond each: every step has one, and the history is that of a run without.
+    run(tiny, tmp_path / "a", tiny.tiny_params())
+    params = tiny.tiny_params(checkpoint_minutes=1e-9, checkpoints_kept=99)
+    run(tiny, tmp_path / "b", params)
+    assert all(step_folder(tmp_path / "b", step).exists() for step in range(1, 13))
+    assert_equal_runs(tmp_path / "a", tmp_path / "b")
+    shutil.copytree(tmp_path / "b", tmp_path / "c")
+    for step in range(6, 13):
+        shutil.rmtree(step_folder(tmp_path / "c", step))
+    run(tiny, tmp_path / "c", params)
+    assert_equal_runs(tmp_path / "a", tmp_path / "c")
+
+
+def test_accumulation_gives_the_same_training(tiny, params, tmp_path):
+    run(tiny, tmp_path / "a", params)
+    for images in (1, 2, 4):
+        folder = tmp_path / str(images)
+        run(tiny, folder, tiny.tiny_params(images_per_pass=images))
+        one, two = (
+            load_file(tmp_path / "a/weights.safetensors"),
+            load_file(folder / "weights.safetensors"),
+        )
+        for name in one:
+            torch.testing.assert_close(one[name], two[name], rtol=1e-5, atol=1e-6)
+        for first, second in zip(history(tmp_path / "a"), history(folder), strict=True):
+            assert second == pytest.approx(first, rel=1e-5)
+
+
 def test_rows_and_checkpoints(tiny, params, tmp_path):
     reports = run(tiny, tmp_path, params)
     assert [row["step"] for row, _ in reports] == [3, 4, 6, 8, 9, 12]
@@ -83,8 +135,8 @@ def test_rows_and_checkpoints(tiny, params, tmp_path):
         None, "step-00000004", None, "step-00000008", None, "step-00000012"
     ]  # fmt: skip
     assert list(reports[0][0]) == [
-        "step", "loss", "loss_ce", "rc_loss", "learning_rate",
-        "images_per_second", "data_wait", "seconds",
+        "step", "loss", "loss_ce", "rc_loss", "learning_rate", "gradient_norm",
+        "images_per_second", "data_wait", "memory_mb", "seconds",
     ]  # fmt: skip
     assert not step_folder(tmp_path, 4).exists()  # two are kept
     first, last = reports[0][0], reports[-1][0]
@@ -121,6 +173,39 @@ def test_infinite_loss_names_step_terms_and_files(tiny, params, tmp_path):
     with pytest.raises(TrainingError, match=r"step 6: .*loss_ce = inf.*image_20.jpg, image_21.jpg"):
         run(tiny, tmp_path, params, batches=batches)
     assert newest_checkpoint(tmp_path) == step_folder(tmp_path, 4)
+
+
+def test_a_step_that_is_not_finite_can_be_repeated(tiny, params, tmp_path):
+    def batches(start):
+        for step, batch in enumerate(tiny.tiny_batches()(start), start):
+            if step == 5:
+                batch[1]["target"] = torch.tensor(torch.nan)
+            yield batch
+
+    with pytest.raises(TrainingError, match="holds model and images") as error:
+        run(tiny, tmp_path / "run/checkpoints", params, batches=batches)
+    file = tmp_path / "run/not-finite-step-00000006-image-0.pt"
+    assert str(file) in str(error.value)
+    kept = torch.load(file, weights_only=True)
+    assert kept["step"] == 6 and kept["losses"]["loss_ce"] != kept["losses"]["loss_ce"]
+    model = tiny.TinyModel()
+    model.load_state_dict(kept["model"], strict=False)
+    torch.manual_seed(kept["seed"])
+    again = model([item | {"instances": [0] * (20 % 3)} for item in kept["batch"]])
+    assert again["rc_loss"].item() == kept["losses"]["rc_loss"]
+
+
+def test_memory_that_does_not_suffice_names_the_setting(tiny, tmp_path, monkeypatch):
+    def forward(self, batch):
+        if len(batch) > 1:
+            torch.empty(1 << 60)  # torch's own error for more than there is
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(tiny.TinyModel, "forward", forward)
+    with pytest.raises(TrainingError, match="for 4 images of 2 x 2 pixels .*images_per_pass to 2"):
+        run(tiny, tmp_path, tiny.tiny_params())
+    with pytest.raises(TrainingError, match="lower input.train.short_side and max_side"):
+        run(tiny, tmp_path, tiny.tiny_params(images_per_pass=1))
 
 
 def test_loss_scaling_resumes_too(tiny, tmp_path):

@@ -161,3 +161,21 @@ def settings(*keys, variant=None):
             value = value[part]
         found[key] = value
     return found
+
+
+def needs(need, gpus=0, nodes=1):
+    """Return the resources of a rule: memory and time that grow with every retry, and GPUs.
+
+    Slurm takes `gres` and memory per node; `gpu` is the whole job's, and Kubernetes knows it too.
+    """
+    asked = {
+        "mem_mb": lambda wildcards, attempt: need.memory_mb * attempt,
+        "runtime": lambda wildcards, attempt: need.minutes * attempt,
+    }
+    if nodes > 1:
+        asked["nodes"] = nodes
+        # With GPUs Slurm would read `tasks` as tasks per GPU; it starts one per node by itself.
+        asked |= {"gres": f"gpu:{gpus // nodes}"} if gpus else {"tasks": nodes}
+    elif gpus:
+        asked["gpu"] = gpus
+    return asked

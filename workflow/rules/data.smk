@@ -13,6 +13,8 @@ if PARAMS.data.world:
             f"{ROOT}/logs/world.log",
         conda:
             "../../envs/environment.yaml"
+        resources:
+            **needs(PARAMS.resources.prepare),
         params:
             world=settings("data.world"),
             code=source_digest(*(f"miniworld/{name}" for name in WORLD_MODULES)),
@@ -32,6 +34,7 @@ rule download:
     conda:
         "../../envs/environment.yaml"
     resources:
+        **needs(PARAMS.resources.prepare),
         downloads=1,
     params:
         source=lambda wildcards: SOURCE_OF[wildcards.file],
@@ -50,6 +53,8 @@ rule unpack:
         f"{ROOT}/logs/unpack.{{source}}.log",
     conda:
         "../../envs/environment.yaml"
+    resources:
+        **needs(PARAMS.resources.prepare),
     message:
         "Unpack {wildcards.source}"
     shell:
@@ -66,6 +71,8 @@ rule convert:
     conda:
         "../../envs/environment.yaml"
     threads: 2
+    resources:
+        **needs(PARAMS.resources.prepare),
     params:
         code=source_digest("data/convert", "data/vocabulary"),
         # moves when a converted file is lost

@@ -29,6 +29,8 @@ rule experiment_table:
         f"{RESULTS}/table.log",
     conda:
         "../../envs/environment.yaml"
+    resources:
+        **needs(PARAMS.resources.prepare),
     params:
         runs=RUNS,
         code=source_digest("report/tables", "report/published"),
@@ -49,6 +51,8 @@ rule table:
         "results/table.log",
     conda:
         "../../envs/environment.yaml"
+    resources:
+        **needs(PARAMS.resources.prepare),
     params:
         code=source_digest("report/tables", "report/published"),
     message:

@@ -12,11 +12,19 @@ rule train:
         f"{RUN}/train.log",
     benchmark:
         f"{RUN}/train.benchmark.tsv"
+    retries: PARAMS.resources.train_retries
     conda:
         "../../envs/environment.yaml"
     threads: PARAMS.train.workers * PARAMS.train.cpus_per_worker
     resources:
-        gpus=PARAMS.train.workers * PARAMS.train.gpus_per_worker,
+        **needs(
+            PARAMS.resources.train,
+            gpus=PARAMS.train.workers * PARAMS.train.gpus_per_worker,
+            nodes=PARAMS.resources.nodes,
+        ),
+        cpus_per_task=PARAMS.train.workers
+        * PARAMS.train.cpus_per_worker
+        // PARAMS.resources.nodes,
     params:
         folder=RUN,
         settings=lambda wildcards: settings(
@@ -35,5 +43,6 @@ rule train:
     message:
         "Train {wildcards.variant}, seed {wildcards.seed}"
     shell:
-        "maftp train --variant {wildcards.variant} --seed {wildcards.seed}"
+        # exec: a signal must reach maftp itself, not a shell in between
+        "exec maftp train --variant {wildcards.variant} --seed {wildcards.seed}"
         " --clip {input.clip} --text {input.text} --out {params.folder} --log {log}"

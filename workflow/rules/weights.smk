@@ -9,6 +9,8 @@ rule clip:
         f"weights/clip/{CLIP_NAME}.log",
     conda:
         "../../envs/environment.yaml"
+    resources:
+        **needs(PARAMS.resources.prepare),
     params:
         clip=settings("clip.model", "clip.config", "clip.pretrained"),
     message:
@@ -46,6 +48,8 @@ rule retrain_miniature_clip:
     conda:
         "../../envs/environment.yaml"
     threads: 2
+    resources:
+        **needs(PARAMS.resources.prepare),
     params:
         code=source_digest("miniworld"),
     message:
@@ -66,6 +70,8 @@ rule text_embeddings:
         f"{TEXT}/{{stem}}{{rows}}.log",
     conda:
         "../../envs/environment.yaml"
+    resources:
+        **needs(PARAMS.resources.prepare),
     params:
         vocabulary=lambda wildcards: layout.vocabulary_path(ROOT, wildcards.stem),
         rows=lambda wildcards: "--keep-row-zero" if wildcards.rows else "",

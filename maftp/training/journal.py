@@ -1,0 +1,109 @@
+"""History and checkpoints of a training: when one is due, what is in it, and where it goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from maftp.training.checkpoint import (
+    TrainingState,
+    load_checkpoint,
+    newest_checkpoint,
+    prune_checkpoints,
+    save_checkpoint,
+    step_folder,
+)
+from maftp.training.interruption import Pulse
+from maftp.training.meter import Meter, Row, peak_memory
+from maftp.training.mirror import Mirror
+from maftp.training.place import Place
+from maftp.training.run_folder import RUN
+from maftp.training.whole_batch import Order
+
+if TYPE_CHECKING:
+    from maftp.config import Params
+
+
+class Journal:
+    """History and checkpoints of one training."""
+
+    def __init__(
+        self, state: TrainingState, *, folder: Path, params: Params, place: Place, run: str
+    ) -> None:
+        """Load the newest checkpoint into `state` when there is one."""
+        self._state = state
+        self._folder = folder
+        self._recipe = params.train
+        self._place = place
+        newest = newest_checkpoint(folder)
+        numbers = load_checkpoint(newest, state) if newest is not None else {}
+        self._numbers = {"step": 0, "seconds": 0.0, "history": [], **numbers, RUN: run}
+        self._meter = Meter(
+            batch_size=params.train.batch_size, seconds=self._numbers["seconds"], place=place
+        )
+        half_row = self._numbers.pop("meter", None)
+        if half_row is not None:
+            self._meter.restore(half_row)
+        self._pulse = Pulse(folder)
+        place = params.resources.checkpoint_mirror
+        self._mirror = Mirror(place, run=run) if place and self._place.rank == 0 else None
+        self._saved = time.monotonic()
+
+    @property
+    def step(self) -> int:
+        """Steps that the newest checkpoint holds."""
+        return self._numbers["step"]
+
+    def order(self, asked_to_stop: Callable[[], bool]) -> Order:
+        """Return what the first worker wants; the others want nothing."""
+        if self._place.rank > 0:
+            return Order.GO_ON
+        if asked_to_stop():
+            return Order.STOP
+        minutes = self._recipe.checkpoint_minutes
+        late = minutes is not None and time.monotonic() - self._saved > 60 * minutes
+        return Order.SAVE if late else Order.GO_ON
+
+    def add(self, terms: Mapping[str, float], *, norm: Tensor, waited: float, step: int) -> None:
+        """Count a step."""
+        self._meter.add(terms, norm=norm, waited=waited)
+        if self._place.rank == 0:
+            self._pulse.mark(step=step, seconds=self._meter.seconds)
+
+    def close_row(self, *, step: int, learning_rate: float) -> Row:
+        """Add a row to the history and return it."""
+        row = self._meter.close(step=step, learning_rate=learning_rate)
+        self._numbers["history"].append(row)
+        return row
+
+    def save(self, step: int, **more: Any) -> Path:
+        """Write the checkpoint of so many steps, from the first worker, and drop old ones."""
+        path = step_folder(self._folder, step)
+        self._numbers |= {"step": step, "seconds": self._meter.seconds}
+        self._saved = time.monotonic()
+        if self._place.rank == 0:
+            self._numbers |= self._measures()
+            save_checkpoint(path, self._state, self._numbers | more)
+            prune_checkpoints(self._folder, keep=self._recipe.checkpoints_kept)
+        if self._mirror is not None:
+            self._mirror.push(path, keep=self._recipe.checkpoints_kept)
+        return path
+
+    def save_between_rows(self, step: int) -> None:
+        """Write a checkpoint that holds the half row too, unless this step's is there."""
+        half_row = self._meter.state()
+        if step > self.step:
+            self.save(step, meter=half_row)
+
+    def _measures(self) -> dict[str, int]:
+        """Return trained elements and peak memory in bytes, of interrupted parts too."""
+        parameters = self._state.model.parameters()
+        earlier = self._numbers.get("peak_memory_bytes", 0)
+        return {
+            "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
+            "peak_memory_bytes": max(peak_memory(self._place.device), earlier),
+        }

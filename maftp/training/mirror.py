@@ -1,0 +1,94 @@
+"""A second home of checkpoints: a bucket or another file system, by URI, through pyarrow.
+
+For machines whose disks go with them. A copied checkpoint counts once its `state.json` is there,
+which is copied last; buckets know no rename.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+
+from pyarrow import ArrowException
+from pyarrow.fs import FileSelector, FileSystem, FileType, copy_files
+
+from maftp.errors import ParamsError, TrainingError
+from maftp.files import atomic_path
+from maftp.training.checkpoint import MODEL, OPTIMIZER, STATE, newest_checkpoint
+
+logger = logging.getLogger(__name__)
+
+
+class Mirror:
+    """Copies of one run's checkpoints under a URI such as s3://bucket/folder."""
+
+    def __init__(self, uri: str, *, run: str) -> None:
+        """Name the place; nothing is made yet.
+
+        Args:
+            uri: of a folder that all runs may share.
+            run: digest of everything the run depends on; its checkpoints lie in a folder of it.
+
+        Raises:
+            ParamsError: no file system is known for the URI.
+        """
+        try:
+            self._files, path = FileSystem.from_uri(uri)
+        except (ArrowException, ValueError, OSError) as error:
+            raise ParamsError(
+                f"resources.checkpoint_mirror: {uri!r} is no place ({error})"
+            ) from None
+        self._folder = f"{path.rstrip('/')}/{run}"
+
+    def push(self, checkpoint: Path, *, keep: int) -> None:
+        """Copy a checkpoint and drop all but the newest `keep`; a failure is logged, not raised."""
+        place = f"{self._folder}/{checkpoint.name}"
+        try:
+            self._files.create_dir(place, recursive=True)
+            for name in (MODEL, OPTIMIZER, STATE):
+                copy_files(
+                    str(checkpoint / name), f"{place}/{name}", destination_filesystem=self._files
+                )
+            for name in self._complete()[:-keep]:
+                self._files.delete_dir(f"{self._folder}/{name}")
+        except (ArrowException, OSError) as error:
+            logger.warning("%s was not copied to %s (%s)", checkpoint, place, error)
+
+    def pull(self, checkpoints: Path) -> None:
+        """Fetch the newest copy into the folder `checkpoints` unless that one is as far.
+
+        Raises:
+            TrainingError: the place cannot be read.
+        """
+        try:
+            self._pull(checkpoints)
+        except (ArrowException, OSError) as error:
+            raise TrainingError(
+                f"resources.checkpoint_mirror: {self._folder} cannot be read ({error}); mend it, "
+                "or set it to null to go on without"
+            ) from error
+
+    def _pull(self, checkpoints: Path) -> None:
+        complete = self._complete()
+        here = newest_checkpoint(checkpoints)
+        if not complete or (here is not None and here.name >= complete[-1]):
+            return
+        logger.info("fetching %s from %s", complete[-1], self._folder)
+        with atomic_path(checkpoints / complete[-1]) as temporary:
+            temporary.mkdir()
+            for name in (MODEL, OPTIMIZER, STATE):
+                source = f"{self._folder}/{complete[-1]}/{name}"
+                with self._files.open_input_stream(source) as remote:
+                    with open(temporary / name, "wb") as local:
+                        shutil.copyfileobj(remote, local)
+
+    def _complete(self) -> list[str]:
+        """Return the names of whole copies, those of the fewest steps first."""
+        selector = FileSelector(self._folder, recursive=True, allow_not_found=True)
+        found = self._files.get_file_info(selector)
+        return sorted(
+            Path(info.path).parent.name
+            for info in found
+            if info.type == FileType.File and Path(info.path).name == STATE
+        )

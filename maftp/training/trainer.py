@@ -1,0 +1,149 @@
+"""One optimizer step of one worker: its share of the batch, pass by pass, and the update.
+
+What a step computes depends on (seed, step) and the weights; how the batch is shared out among
+workers and passes changes the order of additions only.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from maftp.losses.batch_share import BatchShare, computing
+from maftp.training.checkpoint import TrainingState
+from maftp.training.failure import is_out_of_memory, not_finite, out_of_memory
+from maftp.training.optimizer import build_optimizer, build_scheduler, clip_gradients
+from maftp.training.place import Place
+from maftp.training.whole_batch import Batch, WholeBatch, passes
+
+if TYPE_CHECKING:
+    from maftp.config import Params
+
+
+class Trainer:
+    """Model, optimizer, schedule and loss scaler of one worker; does one step at a time."""
+
+    def __init__(
+        self, model: nn.Module, *, params: Params, seed: int, folder: Path, place: Place
+    ) -> None:
+        """Move the model to its device and join the other workers.
+
+        Args:
+            model: offers `parameter_groups()` and `pixel_mean`; in training mode returns a dict of
+                weighted losses.
+            params: one variant of an experiment.
+            seed: of the random points; they differ from step to step.
+            folder: for what repeats a step whose loss is not finite.
+            place: this worker among all.
+        """
+        self._params = params
+        self._seed = seed
+        self._folder = folder
+        self._place = place
+        model.to(place.device).train()
+        self._fill = model.pixel_mean.cpu()
+        self._optimizer = build_optimizer(model, model.parameter_groups(), params=params)
+        self._scheduler = build_scheduler(self._optimizer, params=params)
+        self._scaler = torch.amp.GradScaler(place.device.type, enabled=params.train.amp)
+        self._model = _distribute(model, place)
+        parts = {
+            "optimizer": self._optimizer, "scheduler": self._scheduler, "scaler": self._scaler
+        }  # fmt: skip
+        self.state = TrainingState(model=model, parts=parts)
+
+    @property
+    def learning_rate(self) -> float:
+        """Rate of everything but the CLIP trunk at the next step."""
+        return max(self._scheduler.get_last_lr())
+
+    def step(
+        self, batch: Batch, whole: WholeBatch, *, step: int
+    ) -> tuple[dict[str, float], Tensor]:
+        """Do the 0-based `step` with this worker's share of the whole batch.
+
+        Returns:
+            The weighted loss terms of this worker, and the gradient's norm over all workers.
+
+        Raises:
+            TrainingError: a loss is not finite, or memory does not suffice; names the step.
+        """
+        images = self._params.train.images_per_pass
+        cut = list(passes(batch, whole, images=images, place=self._place, fill=self._fill))
+        sums: dict[str, float] = {}
+        for index, (part, share) in enumerate(cut):
+            with self._together(index == len(cut) - 1):
+                terms = self._guarded(part, share, step=step, size=whole.size)
+            for name, value in terms.items():
+                sums[name] = sums.get(name, 0.0) + value / len(cut)
+        self._scaler.unscale_(self._optimizer)
+        norm = clip_gradients(self._optimizer, max_norm=self._params.train.clip_gradients)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._optimizer.zero_grad()
+        self._scheduler.step()
+        return sums, norm
+
+    def _together(self, last: bool) -> AbstractContextManager[None]:
+        """Let workers exchange gradients in the last pass only."""
+        if last or not isinstance(self._model, DistributedDataParallel):
+            return nullcontext()
+        return self._model.no_sync()
+
+    def _guarded(
+        self, part: Batch, share: BatchShare, *, step: int, size: tuple[int, int]
+    ) -> dict[str, float]:
+        try:
+            return self._add_gradients(part, share, step=step)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise out_of_memory(
+                self._params, step=step, images=len(part), size=size, device=self._place.device
+            ) from error
+
+    def _add_gradients(self, part: Batch, share: BatchShare, *, step: int) -> dict[str, float]:
+        """Compute the losses of one pass and add their gradients; return the loss terms."""
+        seed_step(self._seed, step, self._stream(share))
+        enabled = self._params.train.amp
+        with (
+            computing(share),
+            torch.autocast(self._place.device.type, dtype=torch.float16, enabled=enabled),
+        ):
+            losses: dict[str, Tensor] = self._model(part)
+        values = torch.stack([loss.detach().float() for loss in losses.values()]).tolist()
+        terms = dict(zip(losses, values, strict=True))
+        if not all(math.isfinite(value) for value in values):
+            file = self._folder / f"not-finite-step-{step + 1:08d}-image-{share.first}.pt"
+            raise not_finite(
+                self.state.model, part, terms, step=step, seed=torch.initial_seed(), file=file
+            )
+        passes_per_worker = share.parts / self._place.world_size
+        self._scaler.scale(sum(losses.values()) / passes_per_worker).backward()
+        return terms
+
+    def _stream(self, share: BatchShare) -> int:
+        """Return which random numbers a pass draws.
+
+        All parts of a batch draw those of the whole and keep their own. Stochastic depth draws too
+        and knows nothing of that, so with it every part has its own numbers.
+        """
+        return share.first if self._params.clip.stochastic_depth else 0
+
+
+def seed_step(seed: int, step: int, stream: int) -> None:
+    """Seed the points that the losses of one step draw."""
+    high, low = np.random.SeedSequence([seed, step, stream]).generate_state(2).tolist()
+    torch.manual_seed(high << 32 | low)
+
+
+def _distribute(model: nn.Module, place: Place) -> nn.Module:
+    if place.world_size == 1:
+        return model
+    return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)

@@ -189,9 +189,8 @@ def test_training_killed_in_the_middle_resumes_to_the_same_table(finished, tmp_p
         stderr=subprocess.DEVNULL,
     ) as running:
         kill_training(checkout, after_checkpoints=2)
-        running.wait(timeout=300)
-    assert running.returncode != 0
-    checkout.snakemake("results/table.csv", params=files, timeout=900)
+        running.wait(timeout=900)
+    assert running.returncode == 0  # it has started the training again
     logs = [checkout.read(f"results/smoke/{v}/seed0/train.log") for v in ("maftp", "fcclip")]
     assert any("going on from" in log for log in logs)
     reference.snakemake("results/table.csv", params=files, timeout=900)

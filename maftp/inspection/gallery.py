@@ -104,7 +104,7 @@ def draw_gallery(
     each: int = 2,
     device: str | None = None,
 ) -> None:
-    """Write a PNG per chosen image and `gallery.csv` with their scores.
+    """Write a PNG per chosen image below `best`, `median` or `worst`, and `gallery.csv`.
 
     Args:
         contenders: the method, then the baseline.
@@ -138,7 +138,7 @@ def draw_gallery(
         folder.mkdir()
         for index, (image, kind) in enumerate(chosen.items()):
             pair = (labels[0][index], labels[1][index])
-            _draw(folder / f"{kind}_{image}.png", records[image], subject, titles, pair)
+            _draw(folder / kind / f"{image}.png", records[image], subject, titles, pair)
         with open(folder / "gallery.csv", "w", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["image", "kind", f"mIoU of {titles[0]} on the image"])

@@ -210,7 +210,7 @@ def _text(rows: pd.DataFrame) -> str:
             if f"{name} difference" in rows.columns:
                 line[f"{name} - full [95 %]"] = _interval(row, name)
         line["trainable (M)"] = f"{row['trainable_parameters'] / 1e6:.2f}"
-        line["training (min)"] = f"{row['training_seconds'] / 60:.1f}"
+        line["training (min)"] = f"{row['training_seconds'] / 60:.2f}"
         line["memory (GB)"] = f"{row['peak_memory_mb'] / 1000:.2f}"
         line["run"] = row["run"]
         lines.append(line)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from maftp.errors import MaftpError
 from maftp.report.runs import read_json
-from maftp.report.style import COLOURS, HATCHES, new_figure, save_figure
+from maftp.report.style import FILLS, HATCHES, new_figure, save_figure
 
 
 def plot_ablations(table: pd.DataFrame, path: Path) -> pd.DataFrame:
@@ -73,9 +73,9 @@ def plot_drift(numbers: pd.DataFrame, path: Path, *, benchmark: str) -> pd.DataF
         rows = numbers[numbers.run == (runs[0] if index == 0 else bar)].set_index("classes")
         column = "accuracy_before" if index == 0 else "accuracy_after"
         style = {
-            "color": COLOURS[index % len(COLOURS)] if index else "white",
+            "color": FILLS[index % len(FILLS)],
             "hatch": HATCHES[index % len(HATCHES)],
-            "edgecolor": "black" if index != 1 else "0.5",
+            "edgecolor": "black",
         }
         places = [p + width * (index - (len(bars) - 1) / 2) for p in range(len(parts))]
         accuracy.bar(places, rows.loc[parts, column], width, label=bar, **style)

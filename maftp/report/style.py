@@ -15,6 +15,8 @@ COLOURS = ("#000000", "#E69F00", "#0072B2", "#CC79A7", "#009E73", "#56B4E9")
 """Okabe and Ito's, dark and light in turn; also told apart by people who see few colours."""
 MARKERS = ("o", "s", "^", "D", "v", "P")
 DASHES = ("-", "--", ":", "-.", (0, (1, 4)), (0, (5, 1, 1, 1)))
+FILLS = ("#FFFFFF", "#F7D08A", "#9CCBE8", "#EBCBDE", "#A9DCCB", "#D9D9D9")
+"""Light ones for bars, whose hatches tell them apart."""
 HATCHES = ("", "////", "....", "xxxx", "----", "\\\\\\\\")
 
 

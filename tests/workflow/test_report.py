@@ -75,8 +75,8 @@ def test_every_figure_has_its_numbers(reported):
     for path in folder.glob("*.png"):
         with open(path.with_suffix(".csv"), newline="") as file:
             assert len(list(csv.reader(file))) > 1, path.stem
-    gallery = list((reported.path / "results/smoke/gallery").glob("*.png"))
-    assert {path.name.split("_")[0] for path in gallery} >= {"best", "worst"}
+    gallery = list((reported.path / "results/smoke/gallery").glob("*/*.png"))
+    assert {path.parent.name for path in gallery} >= {"best", "worst"}
 
 
 def test_a_second_report_has_nothing_to_do(reported):

@@ -140,7 +140,7 @@ rule gallery:
     output:
         report(
             directory(f"{RESULTS}/gallery"),
-            patterns=["{kind}_{image}.png"],
+            patterns=["{kind}/{image}.png"],
             caption="../report/gallery.rst",
             category="Gallery",
             labels={"image": "{image}", "kind": "{kind}"},

@@ -26,7 +26,8 @@ rule experiment_table:
         ),
         markdown=f"{RESULTS}/table.md",
     log:
-        f"{RESULTS}/table.log",
+        table=f"{RESULTS}/table.log",
+        mlflow=f"{RESULTS}/mlflow.log",
     conda:
         "../../envs/environment.yaml"
     resources:
@@ -38,7 +39,9 @@ rule experiment_table:
         "Table of {EXPERIMENT}"
     shell:
         "maftp table {params.runs}"
-        " --out {output.csv} --markdown {output.markdown} --log {log}"
+        " --out {output.csv} --markdown {output.markdown} --log {log.table}"
+        # in one process, as starting MLflow takes longer than logging; it never fails the table
+        " && maftp runs log {params.runs} --table {output.csv} --log {log.mlflow}"
 
 
 rule table:

@@ -10,6 +10,26 @@ ABLATIONS = [
 ]
 
 
+rule scores:
+    input:
+        [f"{RUN}/evaluation/{benchmark}.json" for benchmark in BENCHMARKS],
+    output:
+        metrics=f"{RUN}/metrics.json",
+        plots=directory(f"{RUN}/plots"),
+    log:
+        f"{RUN}/scores.log",
+    conda:
+        "../../envs/environment.yaml"
+    params:
+        folder=RUN,
+        code=source_digest("report/scores"),
+    message:
+        "Scores of {wildcards.variant}, seed {wildcards.seed}, for DVC"
+    shell:
+        "maftp scores {params.folder}"
+        " --metrics {output.metrics} --plots {output.plots} --log {log}"
+
+
 rule experiment_table:
     input:
         [
@@ -17,6 +37,8 @@ rule experiment_table:
             for run in RUNS
             for benchmark in BENCHMARKS
         ],
+        # not read: the table comes when all that DVC versions is there
+        metrics=[f"{run}/metrics.json" for run in RUNS],
     output:
         csv=report(
             f"{RESULTS}/table.csv",

@@ -21,7 +21,7 @@ def _add_scores(commands: argparse._SubParsersAction) -> None:
     parser = command(
         commands, "scores", "Write the scores of a run for dvc metrics and dvc plots.", _scores
     )
-    parser.add_argument("run", type=Path, help="results/EXPERIMENT/VARIANT/seedN")
+    parser.add_argument("folder", type=Path, help="results/EXPERIMENT/VARIANT/seedN")
     parser.add_argument("--metrics", type=Path, required=True, help=".json file to write")
     parser.add_argument("--plots", type=Path, required=True, help="folder of .csv files to write")
 
@@ -29,7 +29,7 @@ def _add_scores(commands: argparse._SubParsersAction) -> None:
 def _scores(options: argparse.Namespace) -> None:
     from maftp.report.scores import read_results, write_metrics, write_plots
 
-    results = read_results(options.run, benchmarks=read_params(options).benchmarks)
+    results = read_results(options.folder, benchmarks=read_params(options).benchmarks)
     write_metrics(results, options.metrics)
     write_plots(results, options.plots)
 

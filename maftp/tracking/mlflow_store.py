@@ -30,9 +30,10 @@ _SQLITE = "sqlite:///"
 _NAMES_PER_REQUEST = 100
 _METRICS_PER_REQUEST = 900
 _LONGEST_VALUE = 5000
-_QUIET = ("alembic", "mlflow.store", "mlflow.tracking", "mlflow.system_metrics")
+_QUIET = ("alembic", "mlflow.store", "mlflow.tracking", "mlflow.system_metrics", "mlflow.pyfunc")
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "GIT_PYTHON_REFRESH": "quiet",  # no complaint where git is absent
     # A server that is away shall not hold up the end of a training for minutes.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",

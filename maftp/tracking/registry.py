@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,16 +54,18 @@ def register(store: MlflowStore, record: RunRecord, run_id: str) -> None:
         return
     tags = {WEIGHTS_TAG: digest, "maftp.row": record.row}
     tags["maftp.commit"] = str(record.manifest.get("commit"))
-    source = _log_model(store, record, run_id)
-    version = store.client.create_model_version(name, source, run_id, tags=tags)
+    with _global_store(store), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # advice to write the signature as type hints
+        source = _log_model(record, run_id)
+        version = store.client.create_model_version(name, source, run_id, tags=tags)
     store.client.set_registered_model_alias(name, f"seed{record.seed}", version.version)
 
 
-def _log_model(store: MlflowStore, record: RunRecord, run_id: str) -> str:
+def _log_model(record: RunRecord, run_id: str) -> str:
     """Keep weights, parameters, signature and example in the run; return where."""
     import mlflow
 
-    with _global_store(store), tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:
         params = Path(folder) / "params.yaml"
         params.write_text(yaml.safe_dump(dict(record.manifest["params"]), sort_keys=False))
         packages = {k: v for k, v in package_versions().items() if k != "maftp"}
@@ -114,7 +117,7 @@ def _example() -> NDArray[np.uint8]:
 
 @contextmanager
 def _global_store(store: MlflowStore) -> Iterator[Any]:
-    """Point MLflow's global functions, which alone log models, at the store."""
+    """Point MLflow's global functions at the store: they alone log models, and look them up."""
     import mlflow
 
     before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()

@@ -22,8 +22,9 @@ class SegmentationModel(PythonModel):
 
         self._model = maftp.load_model(context.artifacts["params"], context.artifacts["weights"])
 
+    # MLflow would take an annotation of `model_input` for a schema, and knows no arrays there.
     def predict(
-        self, context: Any, model_input: NDArray[np.uint8], params: dict[str, Any] | None = None
+        self, context: Any, model_input, params: dict[str, Any] | None = None
     ) -> NDArray[np.int64]:
         """Segment images.
 

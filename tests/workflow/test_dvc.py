@@ -24,7 +24,7 @@ pytestmark = [
 ]
 
 VERSIONED = (
-    "Snakefile", "profiles", "workflow", "maftp", "params.yaml",
+    "Snakefile", "profiles", "workflow", "envs", "maftp", "params.yaml",
     "dvc.yaml", ".dvc/config", ".dvcignore", ".gitignore",
 )  # fmt: skip
 BENCHMARKS = ["PAS-20", "ADE-panoptic"]
@@ -155,7 +155,7 @@ def test_push_and_pull_into_a_second_clone(first):
     # The cache is linked, not copied.
     assert (second.path / "results/smoke/maftp/seed0/weights.safetensors").stat().st_nlink > 1
 
-    # What was made with other parameters is still told apart, and written without harm to the cache.
+    # Other parameters are still told apart, and what is made anew leaves the cache whole.
     second.change_params({"evaluate": {"object_threshold": 0.3}})
     plan = second.planned()
     assert plan["evaluate"] == 6 and "train" not in plan and "convert" not in plan

@@ -51,9 +51,11 @@ def save(experiment: str, *, root: Path, project: Path = Path()) -> list[Path]:
         path = folder / f"{stage}.json"
         before = _read(path)
         for name, record in records.items():
-            known = before.get(name, {})
-            same = known.get("job") == record["job"]
-            record["content"] = known["content"] if same else _digest(project / name)
+            if name in before and _is_same(before[name]["job"], record["job"]):
+                records[name] = before[name]
+            else:
+                record["job"] = _with_checksums(record["job"], project)
+                record["content"] = _digest(project / name)
         ordered = dict(sorted(records.items()))
         if ordered != before:
             write_json(path, ordered)
@@ -72,6 +74,8 @@ def restore(experiment: str, *, project: Path = Path()) -> list[str]:
         project: folder in which Snakemake runs.
     """
     restored = []
+    # Snakemake takes notes without this folder for those of an old version.
+    (project / _INCOMPLETE).mkdir(parents=True, exist_ok=True)
     for path in sorted(_folder(project, experiment).glob("*.json")):
         for name, record in _read(path).items():
             if _is_foreign(project, name, record["job"]) and (
@@ -87,6 +91,27 @@ def restore(experiment: str, *, project: Path = Path()) -> list[str]:
     return restored
 
 
+def _is_same(kept: Mapping[str, Any], job: Mapping[str, Any]) -> bool:
+    """Tell whether a kept note is that of Snakemake, perhaps with more checksums."""
+    checksums = kept.get("input_checksums") or {}
+    return {**kept, "input_checksums": None} == {**job, "input_checksums": None} and (
+        checksums.items() >= (job.get("input_checksums") or {}).items()
+    )
+
+
+def _with_checksums(job: Mapping[str, Any], project: Path) -> dict[str, Any]:
+    """Add the digests of inputs that Snakemake left out as too large for its settings.
+
+    Only of inputs that are older than the output: these are still what the job read.
+    """
+    checksums = dict(job.get("input_checksums") or {})
+    for name in set(job.get("input") or ()) - checksums.keys():
+        path = project / name
+        if path.is_file() and _modified(path) <= job.get("endtime", 0):
+            checksums[name] = f"sha256:{sha256(path)}"
+    return {**job, "input_checksums": dict(sorted(checksums.items()))}
+
+
 def _is_foreign(project: Path, name: str, job: Mapping[str, Any]) -> bool:
     """Tell whether a file is there that Snakemake knows nothing of, or another version of."""
     path = project / name
@@ -95,7 +120,11 @@ def _is_foreign(project: Path, name: str, job: Mapping[str, Any]) -> bool:
     own = _read(_place(project / _METADATA, name))
     if own == job:
         return False
-    return not own or abs(own.get("endtime", 0) - _modified(path)) > _CLOCK_SECONDS
+    return (
+        not own
+        or _is_same(job, own)
+        or abs(own.get("endtime", 0) - _modified(path)) > _CLOCK_SECONDS
+    )
 
 
 def _stage(path: Path, experiment: str, root: Path) -> str | None:

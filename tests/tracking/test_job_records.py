@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -33,7 +34,8 @@ def make(project: Path, name: str, content: str, **noted) -> None:
         path.write_text(content)
     note = note_path(project, name)
     note.parent.mkdir(parents=True, exist_ok=True)
-    note.write_text(json.dumps({"endtime": path.stat().st_mtime, "params": ["1"], **noted}))
+    job = {"endtime": path.stat().st_mtime, "params": ["1"], "input_checksums": {}, **noted}
+    note.write_text(json.dumps(job))
 
 
 def noted(project: Path, name: str) -> dict:
@@ -127,3 +129,24 @@ def test_names_longer_than_a_file_name_may_be(project, tmp_path):
     second = pulled(project, tmp_path)
     assert name in restore("tiny", project=second)
     assert (second / note.relative_to(project)).exists()
+
+
+def test_digests_of_large_inputs_are_added(project, tmp_path):
+    make(project, SCORES, "scores", input=[WEIGHTS, MANIFEST], input_checksums={MANIFEST: "x"})
+    saved(project)
+    second = pulled(project, tmp_path)
+    restore("tiny", project=second)
+    digest = hashlib.sha256((project / WEIGHTS).read_bytes()).hexdigest()
+    assert noted(second, SCORES)["input_checksums"] == {MANIFEST: "x", WEIGHTS: f"sha256:{digest}"}
+    assert saved(project) == []
+    # Here too: Snakemake then knows that only the time stamp of an input is another.
+    assert restore("tiny", project=project) == [SCORES]
+    assert WEIGHTS in noted(project, SCORES)["input_checksums"]
+
+
+def test_an_input_newer_than_the_output_gets_no_digest(project):
+    make(project, SCORES, "scores", input=[WEIGHTS])
+    os.utime(project / WEIGHTS, (2e9, 2e9))
+    saved(project)
+    kept = json.loads((project / "results/tiny/jobs/evaluate-maftp-0.json").read_text())
+    assert kept[SCORES]["job"]["input_checksums"] == {}

@@ -25,9 +25,9 @@ pytestmark = [
 
 VERSIONED = (
     "Snakefile", "profiles", "workflow", "envs", "maftp", "params.yaml",
-    "dvc.yaml", ".dvc/config", ".dvcignore", ".gitignore",
+    "dvc.yaml", ".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore",
 )  # fmt: skip
-BENCHMARKS = ["PAS-20", "ADE-panoptic"]
+BENCHMARKS = ["PAS-20"]
 COSTS = ["training_seconds", "peak_memory_mb"]
 TRAINED = {"train@maftp-0", "train@fcclip-0"}
 EVALUATED = {"evaluate@maftp-0", "evaluate@fcclip-0", "control@fcclip_shuffled-0"}
@@ -72,7 +72,9 @@ class Clone(Checkout):
 
     def change_params(self, change: dict) -> None:
         path = self.path / "params.yaml"
-        path.write_text(yaml.safe_dump(merged(yaml.safe_load(path.read_text()), change)))
+        path.write_text(
+            yaml.safe_dump(merged(yaml.safe_load(path.read_text()), change), sort_keys=False)
+        )
 
 
 def merged(base: dict, over: dict) -> dict:
@@ -123,7 +125,7 @@ def copied(first, tmp_path) -> Clone:
 
 def scores(folder: Path) -> pd.DataFrame:
     table = pd.read_csv(folder / "results/table.csv")
-    return table[["experiment", "variant", "seed", "PAS-20", "PQ", "SQ", "RQ"]]
+    return table[["experiment", "variant", "seed", "PAS-20"]]
 
 
 def test_repro_gives_the_table_of_snakemake(first, finished):
@@ -158,7 +160,7 @@ def test_push_and_pull_into_a_second_clone(first):
     # Other parameters are still told apart, and what is made anew leaves the cache whole.
     second.change_params({"evaluate": {"object_threshold": 0.3}})
     plan = second.planned()
-    assert plan["evaluate"] == 6 and "train" not in plan and "convert" not in plan
+    assert plan["evaluate"] == 3 and "train" not in plan and "convert" not in plan
     target = "results/smoke/maftp/seed0/evaluation/PAS-20.json"
     assert jobs_run(second.snakemake(target).stderr) == {"evaluate"}
     for path in (second.path / ".dvc/cache/files/md5").glob("??/*"):
@@ -172,7 +174,7 @@ def test_an_experiment_changes_what_depends_on_it(copied):
     assert "Stage 'datasets' didn't change" in output and "Stage 'clip' didn't change" in output
     difference = json.loads(copied.run(BIN / "dvc", "metrics", "diff", "--json", "--all").stdout)
     metrics = "results/smoke/maftp/seed0/metrics.json"
-    assert difference[metrics].keys() >= {"PAS-20", "ADE-panoptic.PQ"}
+    assert difference[metrics].keys() >= {"PAS-20"}
     assert "old" in difference[metrics]["PAS-20"]
     changed = copied.run("git", "diff", "--name-only").stdout.split()
     assert set(changed) == {"params.yaml", "dvc.lock"}
@@ -183,11 +185,11 @@ def test_an_experiment_changes_what_depends_on_it(copied):
 @pytest.mark.parametrize(
     ("change", "stages", "jobs", "kept"),
     [
-        ({"train": {"rc_weight": 0.2}}, TRAINED, {"train": 2, "evaluate": 6}, {"convert", "clip"}),
+        ({"train": {"rc_weight": 0.2}}, TRAINED, {"train": 2, "evaluate": 3}, {"convert", "clip"}),
         (
             {"evaluate": {"object_threshold": 0.3}},
             EVALUATED,
-            {"evaluate": 6},
+            {"evaluate": 3},
             {"convert", "clip", "train"},
         ),
         ("maftp/data/convert/pascal_voc.py", {"datasets"}, {"convert": 3, "train": 2}, {"clip"}),

@@ -27,6 +27,8 @@ DIGEST = "maftp.digest"
 """Tag: digest of everything the weights of a run depend on."""
 
 _SQLITE = "sqlite:///"
+_KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""Makes MLflow's page show trainings, not conversations with language models."""
 _NAMES_PER_REQUEST = 100
 _METRICS_PER_REQUEST = 900
 _LONGEST_VALUE = 5000
@@ -69,7 +71,7 @@ class MlflowStore:
         if found is None:
             try:
                 return self.client.create_experiment(
-                    self.experiment, artifact_location=_artifact_location(self.uri)
+                    self.experiment, artifact_location=_artifact_location(self.uri), tags=_KIND
                 )
             except MlflowException:  # another run made it meanwhile
                 found = self.client.get_experiment_by_name(self.experiment)

@@ -98,8 +98,9 @@ class MlflowLogger:
         self._close("FINISHED", artifacts)
 
     def stop(self) -> None:
-        """Send what is left of an interrupted run; `start` opens it again."""
-        self._close("KILLED", ())
+        """Send what is left of an interrupted run, if it began; `start` opens it again."""
+        if self._manifest:
+            self._close("KILLED", ())
 
     def _close(self, status: str, artifacts: Sequence[Path]) -> None:
         self._thread.submit(self._attempt, lambda: self._end(status, artifacts))

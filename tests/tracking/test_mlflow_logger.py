@@ -211,6 +211,11 @@ def test_logging_takes_no_time_of_who_logs(uri, client, tmp_path):
     assert client.get_run(run_id(tmp_path)).data.metrics["loss_0"] == 1.0
 
 
+def test_a_run_that_never_began_is_not_logged(tmp_path, caplog):
+    tracker(f"sqlite:///{tmp_path}/mlflow.db", tmp_path).stop()
+    assert not list(tmp_path.iterdir()) and not caplog.text
+
+
 def test_the_environment_wins(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     assert tracker("sqlite:///x.db", tmp_path)._store.uri == "http://127.0.0.1:9"

@@ -28,7 +28,7 @@ VERSIONED = (
     "dvc.yaml", ".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore",
 )  # fmt: skip
 BENCHMARKS = ["PAS-20"]
-COSTS = ["training_seconds", "peak_memory_mb"]
+EVALUATIONS = 3 * len(BENCHMARKS)
 TRAINED = {"train@maftp-0", "train@fcclip-0"}
 EVALUATED = {"evaluate@maftp-0", "evaluate@fcclip-0", "control@fcclip_shuffled-0"}
 
@@ -160,7 +160,7 @@ def test_push_and_pull_into_a_second_clone(first):
     # Other parameters are still told apart, and what is made anew leaves the cache whole.
     second.change_params({"evaluate": {"object_threshold": 0.3}})
     plan = second.planned()
-    assert plan["evaluate"] == 3 and "train" not in plan and "convert" not in plan
+    assert plan["evaluate"] == EVALUATIONS and "train" not in plan and "convert" not in plan
     target = "results/smoke/maftp/seed0/evaluation/PAS-20.json"
     assert jobs_run(second.snakemake(target).stderr) == {"evaluate"}
     for path in (second.path / ".dvc/cache/files/md5").glob("??/*"):
@@ -185,11 +185,11 @@ def test_an_experiment_changes_what_depends_on_it(copied):
 @pytest.mark.parametrize(
     ("change", "stages", "jobs", "kept"),
     [
-        ({"train": {"rc_weight": 0.2}}, TRAINED, {"train": 2, "evaluate": 3}, {"convert", "clip"}),
+        ({"train": {"rc_weight": 0.2}}, TRAINED, {"train": 2, "evaluate": EVALUATIONS}, {"convert", "clip"}),
         (
             {"evaluate": {"object_threshold": 0.3}},
             EVALUATED,
-            {"evaluate": 3},
+            {"evaluate": EVALUATIONS},
             {"convert", "clip", "train"},
         ),
         ("maftp/data/convert/pascal_voc.py", {"datasets"}, {"convert": 3, "train": 2}, {"clip"}),

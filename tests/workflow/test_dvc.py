@@ -185,7 +185,12 @@ def test_an_experiment_changes_what_depends_on_it(copied):
 @pytest.mark.parametrize(
     ("change", "stages", "jobs", "kept"),
     [
-        ({"train": {"rc_weight": 0.2}}, TRAINED, {"train": 2, "evaluate": EVALUATIONS}, {"convert", "clip"}),
+        (
+            {"train": {"rc_weight": 0.2}},
+            TRAINED,
+            {"train": 2, "evaluate": EVALUATIONS},
+            {"convert", "clip"},
+        ),
         (
             {"evaluate": {"object_threshold": 0.3}},
             EVALUATED,

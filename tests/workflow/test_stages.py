@@ -99,3 +99,11 @@ def test_variants_are_those_of_the_parameters():
         assert "/fcclip/seed" in named[name]
         assert f"results/${{experiment}}/{name}" in STAGES["table"]["deps"]
     assert any("/fcclip/seed" in dep for dep in STAGES["control"]["deps"])
+
+
+def test_every_profile_compares_contents():
+    files = [*ROOT.glob("profiles/*/config.yaml"), *ROOT.glob("workflow/profiles/*/config.yaml")]
+    assert len(files) >= 2
+    for file in files:
+        limit = yaml.safe_load(file.read_text())["max-checksum-file-size"]
+        assert limit >= 10**15, file

@@ -26,10 +26,20 @@ localrules:
     all,
     datasets,
     download,
+    embeddings,
     experiment_table,
     report_parts,
     report_page,
+    scores,
     table,
+
+
+onsuccess:
+    job_records.save(EXPERIMENT, root=ROOT)
+
+
+onerror:
+    job_records.save(EXPERIMENT, root=ROOT)
 
 
 rule all:
@@ -43,3 +53,11 @@ rule datasets:
         [layout.manifest_path(ROOT, name) for name in DATASETS],
     message:
         "All data sets of {EXPERIMENT} are converted"
+
+
+rule embeddings:
+    input:
+        CLIP,
+        sorted({text_embeddings(name) for name in DATASETS}),
+    message:
+        "CLIP and the text embeddings of {EXPERIMENT} are there"

@@ -12,7 +12,18 @@ from pathlib import Path
 
 from rich_argparse import RichHelpFormatter
 
-from maftp.commands import data, datasets, look, ops, params, reports, runs, tables, weights
+from maftp.commands import (
+    data,
+    datasets,
+    look,
+    ops,
+    params,
+    reports,
+    runs,
+    tables,
+    tracking,
+    weights,
+)
 from maftp.errors import MaftpError
 
 logger = logging.getLogger("maftp")
@@ -45,7 +56,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="maftp", description=DESCRIPTION, formatter_class=RichHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for topic in (params, data, datasets, weights, runs, tables, reports, look, ops):
+    topics = (params, data, datasets, weights, runs, tables, tracking, reports, look, ops)
+    for topic in topics:
         topic.add(commands)
     return parser
 

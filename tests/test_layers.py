@@ -23,10 +23,11 @@ ALLOWED = {
     "export": BASE | {"ops", "prediction", "modeling", "data.vocabulary"},
     "api": BASE | {"modeling", "data.vocabulary", "data.mapper"},
 }
+MLFLOW = ("comparison", "mlflow_logger", "mlflow_runs", "mlflow_store", "registry", "served_model")
 FRAMEWORKS = {
     "ray": {"training/launch.py"},
     "nicegui": {"demo/page.py"},
-    "mlflow": {"tracking/mlflow_logger.py"},
+    "mlflow": {f"tracking/{name}.py" for name in MLFLOW},
 }
 
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -10,10 +10,28 @@ from maftp.commands.parser import command, read_params
 
 def add(commands: argparse._SubParsersAction) -> None:
     """Add these commands."""
+    _add_scores(commands)
     _add_table(commands)
     _add_merge_tables(commands)
     _add_ablations(commands)
     _add_merge_ablations(commands)
+
+
+def _add_scores(commands: argparse._SubParsersAction) -> None:
+    parser = command(
+        commands, "scores", "Write the scores of a run for dvc metrics and dvc plots.", _scores
+    )
+    parser.add_argument("folder", type=Path, help="results/EXPERIMENT/VARIANT/seedN")
+    parser.add_argument("--metrics", type=Path, required=True, help=".json file to write")
+    parser.add_argument("--plots", type=Path, required=True, help="folder of .csv files to write")
+
+
+def _scores(options: argparse.Namespace) -> None:
+    from maftp.report.scores import read_results, write_metrics, write_plots
+
+    results = read_results(options.folder, benchmarks=read_params(options).benchmarks)
+    write_metrics(results, options.metrics)
+    write_plots(results, options.plots)
 
 
 def _add_table(commands: argparse._SubParsersAction) -> None:

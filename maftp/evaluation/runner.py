@@ -22,6 +22,7 @@ from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 
 from maftp.config import Params
 from maftp.data.catalog import Catalog
+from maftp.data.layout import manifest_path
 from maftp.data.mapper import TestMapper
 from maftp.errors import DataError, MaftpError, ParamsError
 from maftp.evaluation.augmentation import Augmented
@@ -35,6 +36,7 @@ from maftp.modeling.segmenter import Segmenter
 from maftp.modeling.text_classifier import TextEmbeddings
 from maftp.ops import backends
 from maftp.progress import track
+from maftp.tracking.manifest import circumstances, input_digests
 
 Predict = Callable[[list[Any]], list[dict[str, Any]]]
 
@@ -112,7 +114,13 @@ def evaluate(
         "augmentation": params.evaluate.model_dump(mode="json")["augmentation"],
         **scores,
         "speed": _speed(seconds, len(subject.records)),
-        "provenance": _provenance(params, subject, weights, model.device),
+        "provenance": _provenance(
+            params,
+            subject,
+            weights,
+            model.device,
+            data=manifest_path(root, catalog.benchmark(benchmark).dataset),
+        ),
     }
     with _whole_folder(statistics_dir) as folder:
         if folder is not None and not isinstance(scorer, InstanceEvaluator):
@@ -219,14 +227,18 @@ def _speed(seconds: float, num_images: int) -> dict[str, float]:
 
 
 def _provenance(
-    params: Params, subject: Subject, weights: Path, device: torch.device
+    params: Params, subject: Subject, weights: Path, device: torch.device, *, data: Path
 ) -> dict[str, Any]:
+    values = params.model_dump(mode="json")
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
     return {
         "dataset": subject.name,
         "catalog": params.data.catalog or "official",
+        "inputs": input_digests([path for path in (data, weights) if path.is_file()]),
         "vocabulary_sha256": subject.vocabulary.digest,
         "weights_sha256": sha256(weights),
+        "params": {key: values[key] for key in ("input", "clip", "model", "evaluate", "weights")},
+        **circumstances(),
         "device": str(device),
         "operators": {"ms_deform_attn": backends.describe(device.type)},
         "versions": versions | {"opencv": cv2.__version__, "python": sys.version.split()[0]},

@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from maftp.files import sha256
 from maftp.tracking.source import PACKAGE, source_digest
 
 if TYPE_CHECKING:
@@ -73,13 +74,31 @@ def collect_manifest(
         "params": params.model_dump(mode="json"),
         "params_digest": digest_of(params.model_dump(mode="json")),
         "inputs": dict(inputs),
-        **_commit(),
         "source_digest": source_digest(*TRAINING_CODE),
         "packages": package_versions(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
         "device": device,
+        **circumstances(),
+    }
+
+
+def circumstances() -> dict[str, Any]:
+    """Return what the way back from a result to its making needs: commit, command and machine."""
+    return {
+        **_commit(),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "host": platform.node(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+    }
+
+
+def input_digests(files: Sequence[Path]) -> dict[str, str]:
+    """Return the SHA-256 of files; those below the working directory by their relative path."""
+    here = Path.cwd()
+    places = {file: Path(file).absolute() for file in files}
+    return {
+        str(place.relative_to(here) if place.is_relative_to(here) else place): sha256(file)
+        for file, place in places.items()
     }
 
 
@@ -97,7 +116,8 @@ def package_versions() -> dict[str, str]:
 def _commit() -> dict[str, Any]:
     """Return the commit of the code and whether it was edited since; both None without git."""
     commit = _git("rev-parse", "HEAD")
-    status = _git("status", "--porcelain") if commit else None
+    # DVC writes dvc.lock while it runs; that is a result, no edit.
+    status = _git("status", "--porcelain", "--", ":/", ":(top,exclude)dvc.lock") if commit else None
     return {"commit": commit, "dirty": None if status is None else bool(status)}
 
 

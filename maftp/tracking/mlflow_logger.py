@@ -1,26 +1,26 @@
-"""Runs in MLflow: one per experiment, variant and seed; evaluations are nested runs.
+"""The MLflow run of a training, kept while it goes on: parameters, metrics by step, the machine.
 
-MLflow is a copy: everything it gets lies in files beside the weights too. A server that fails is
-reported once and then left alone; it never stops a training.
+A thread of the driver sends rows together every few seconds, so that no step and no progress line
+waits for a server. A server that fails is reported once and tried again later; what it missed is
+sent at the end. MLflow is a copy: everything it gets lies in files beside the weights too.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import math
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maftp.files import write_json
-from maftp.lock import locked
+from maftp.tracking.mlflow_store import DIGEST, ROW, MlflowStore, flatten, server_uri
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
+    from mlflow.entities import Run
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
     from maftp.config import Params
 
@@ -29,36 +29,38 @@ logger = logging.getLogger(__name__)
 NOTE = "mlflow.json"
 """File in a run's folder: server, run id, digest and last logged step."""
 
-_SQLITE = "sqlite:///"
-_PARENT = "mlflow.parentRunId"
-_BENCHMARK = "maftp.benchmark"
+_SEND_EVERY_SECONDS = 5.0
+_RETRY_AFTER_SECONDS = 60.0
 
 
 class MlflowLogger:
-    """One run in MLflow, opened when something is logged and found again after an interruption."""
+    """One run in MLflow, opened by `start` and found again after an interruption."""
 
     def __init__(
-        self, *, uri: str, experiment: str, run_name: str, folder: Path, digest: str
+        self, *, uri: str, experiment: str, variant: str, seed: int, folder: Path, digest: str
     ) -> None:
-        """Remember where to log; MLflow is imported and reached at the first call.
+        """Remember where to log; MLflow is imported and reached by the thread.
 
         Args:
             uri: tracking server or SQLite file; $MLFLOW_TRACKING_URI wins.
             experiment: name of the experiment.
-            run_name: name of the run.
+            variant: with the seed, the name of the run.
+            seed: see `variant`.
             folder: the run's folder, where the run id is kept.
             digest: what the run depends on; a note with another digest starts a new run.
         """
-        self._uri = os.environ.get("MLFLOW_TRACKING_URI") or uri
-        self._experiment = experiment
-        self._run_name = run_name
-        self._note_path = folder / NOTE
-        self._digest = digest
-        self._note = _read_note(self._note_path)
-        if (self._note.get("uri"), self._note.get("digest")) != (self._uri, digest):
-            self._note = {"uri": self._uri, "digest": digest, "run_id": None, "step": 0}
-        self._client: MlflowClient | None = None
-        self._failed = False
+        self._store = MlflowStore(uri=server_uri(uri), experiment=experiment)
+        self._name = f"{variant}-seed{seed}"
+        self._identity = {ROW: f"{experiment}/{variant}/{seed}", DIGEST: digest}
+        self._note = RunNote(folder / NOTE, uri=self._store.uri, digest=digest)
+        self._manifest: Mapping[str, Any] = {}
+        self._rows: list[Mapping[str, float]] = []
+        self._run_id: str | None = None
+        self._monitor: SystemMetricsMonitor | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="mlflow")
+        self._sending: Future[bool] | None = None
+        self._due = 0.0
+        self._complained = False
 
     @classmethod
     def from_params(
@@ -68,180 +70,145 @@ class MlflowLogger:
         return cls(
             uri=params.tracking.uri,
             experiment=params.experiment,
-            run_name=f"{variant}-seed{seed}",
+            variant=variant,
+            seed=seed,
             folder=folder,
             digest=digest,
         )
 
     def start(self, manifest: Mapping[str, Any], rows: Sequence[Mapping[str, float]] = ()) -> None:
-        """Open the run and log what it was made of: parameters, and the manifest as an artifact.
+        """Open the run and log what it is made of.
 
         Args:
             manifest: as `maftp.tracking.manifest.collect_manifest` returns it.
             rows: history of an interrupted run; what was not logged then is logged now.
         """
-        self._attempt(self._start, manifest)
-        for row in rows:
-            self.log_row(row)
+        self._manifest = manifest
+        self._rows = list(rows)
+        self._send()
 
     def log_row(self, row: Mapping[str, float]) -> None:
-        """Log one row of the history; rows logged before an interruption are skipped."""
-        if row["step"] > self._note["step"]:
-            self._attempt(self._log_row, row)
+        """Take one row of the history to be sent with the next ones."""
+        self._rows.append(row)
+        if time.monotonic() >= self._due and (self._sending is None or self._sending.done()):
+            self._send()
 
     def finish(self, *artifacts: Path) -> None:
-        """Attach files and close the run."""
-        self._attempt(self._finish, *artifacts)
+        """Send what is left, attach files and close the run."""
+        self._close("FINISHED", artifacts)
 
-    def log_evaluation(
-        self, benchmark: str, metrics: Mapping[str, float], *artifacts: Path
-    ) -> None:
-        """Log the scores of one benchmark as a run nested in this one; again replaces them.
+    def stop(self) -> None:
+        """Send what is left of an interrupted run, if it began; `start` opens it again."""
+        if self._manifest:
+            self._close("KILLED", ())
 
-        Args:
-            benchmark: name in the tables.
-            metrics: scores by name; what is not finite is left out.
-            artifacts: files to attach.
-        """
-        self._attempt(self._log_evaluation, benchmark, metrics, *artifacts)
+    def _close(self, status: str, artifacts: Sequence[Path]) -> None:
+        self._thread.submit(self._attempt, lambda: self._end(status, artifacts))
+        self._thread.shutdown(wait=True)
 
-    def _attempt(self, log: Callable[..., None], *arguments: Any) -> None:
-        if self._failed:
-            return
+    def _send(self) -> None:
+        self._due = time.monotonic() + _SEND_EVERY_SECONDS
+        self._sending = self._thread.submit(self._attempt, self._catch_up)
+
+    def _attempt(self, log: Callable[[], None]) -> bool:
         try:
-            if self._client is None:
-                self._client = _connect(self._uri)
-            log(*arguments)
+            log()
         except Exception as error:  # whatever a server answers, training goes on
-            self._failed = True
-            reason = " ".join(str(error).split())[:200]
-            logger.warning(
-                "MLflow at %s failed (%s); going on without it, the numbers are in %s",
-                self._uri, reason, self._note_path.parent,
-            )  # fmt: skip
+            self._due = time.monotonic() + _RETRY_AFTER_SECONDS
+            if not self._complained:
+                reason = " ".join(str(error).split())[:200]
+                logger.warning(
+                    "MLflow at %s failed (%s); going on without it, `maftp runs log` sends later"
+                    " what is in %s",
+                    self._store.uri, reason, self._note.path.parent,
+                )  # fmt: skip
+            self._complained = True
+            return False
+        return True
 
-    def _start(self, manifest: Mapping[str, Any]) -> None:
-        run_id = self._run_id()
-        self._client.update_run(run_id, status="RUNNING")
-        self._log_params(run_id, flatten(manifest["params"]))
-        for name in ("commit", "dirty", "params_digest", "source_digest", "device", "python"):
-            self._client.set_tag(run_id, f"maftp.{name}", str(manifest[name]))
-        self._client.log_dict(run_id, dict(manifest), "manifest.json")
+    def _catch_up(self) -> None:
+        """Open the run when it is not yet open; send rows that are not yet sent."""
+        if self._run_id is None:
+            self._run_id = self._open()
+        rows = [row for row in self._rows if row["step"] > self._note.step]
+        if rows:
+            self._store.log_rows(self._run_id, rows)
+            self._note.keep(self._run_id, step=int(rows[-1]["step"]))
 
-    def _log_params(self, run_id: str, values: Mapping[str, str]) -> None:
-        from mlflow.entities import Param
+    def _open(self) -> str:
+        run = self._find()
+        run_id = run.info.run_id
+        self._store.client.update_run(run_id, status="RUNNING")
+        self._store.log_params(run, flatten(self._manifest["params"]))
+        self._store.log_tags(run_id, manifest_tags(self._manifest))
+        self._store.client.log_dict(run_id, dict(self._manifest), "manifest.json")
+        self._monitor = _watch_machine(run_id, self._store.uri)
+        return run_id
 
-        self._client.log_batch(run_id, params=[Param(k, v) for k, v in values.items()])
+    def _find(self) -> Run:
+        run = None if self._note.run_id is None else self._store.get(self._note.run_id)
+        if run is None:
+            run = self._store.create(self._name, self._identity)
+            self._note.keep(run.info.run_id, step=0)
+        return run
 
-    def _log_row(self, row: Mapping[str, float]) -> None:
-        step = int(row["step"])
-        self._log_metrics(self._run_id(), {k: v for k, v in row.items() if k != "step"}, step)
-        self._keep(step=step)
-
-    def _log_metrics(self, run_id: str, values: Mapping[str, float], step: int) -> None:
-        from mlflow.entities import Metric
-
-        now = int(time.time() * 1000)
-        metrics = [Metric(k, v, now, step) for k, v in values.items() if math.isfinite(v)]
-        self._client.log_batch(run_id, metrics=metrics)
-
-    def _finish(self, *artifacts: Path) -> None:
+    def _end(self, status: str, artifacts: Sequence[Path]) -> None:
+        if self._monitor is not None:
+            self._monitor.finish()
+            self._monitor = None
+        self._catch_up()
         for path in artifacts:
-            self._client.log_artifact(self._run_id(), str(path))
-        self._client.set_terminated(self._run_id())
-
-    def _log_evaluation(
-        self, benchmark: str, metrics: Mapping[str, float], *artifacts: Path
-    ) -> None:
-        parent = self._run_id()
-        experiment = self._experiment_id()
-        wanted = f"tags.`{_PARENT}` = '{parent}' and tags.`{_BENCHMARK}` = '{benchmark}'"
-        found = self._client.search_runs([experiment], filter_string=wanted, max_results=1)
-        if found:
-            run_id = found[0].info.run_id
-        else:
-            tags = {_PARENT: parent, _BENCHMARK: benchmark}
-            name = f"{self._run_name} {benchmark}"
-            run_id = self._client.create_run(experiment, tags=tags, run_name=name).info.run_id
-        self._log_metrics(run_id, metrics, step=0)
-        for path in artifacts:
-            self._client.log_artifact(run_id, str(path))
-        self._client.set_terminated(run_id)
-
-    def _run_id(self) -> str:
-        """Return the run's id; make the run when there is none yet, or when the server lost it."""
-        from mlflow.exceptions import MlflowException
-
-        if self._note["run_id"] is not None:
-            try:
-                return self._client.get_run(self._note["run_id"]).info.run_id
-            except MlflowException:
-                logger.debug("MLflow does not know run %s any more", self._note["run_id"])
-        run = self._client.create_run(self._experiment_id(), run_name=self._run_name)
-        self._keep(run_id=run.info.run_id, step=0)
-        return run.info.run_id
-
-    def _experiment_id(self) -> str:
-        from mlflow.exceptions import MlflowException
-
-        found = self._client.get_experiment_by_name(self._experiment)
-        if found is None:
-            try:
-                return self._client.create_experiment(
-                    self._experiment, artifact_location=_artifact_location(self._uri)
-                )
-            except MlflowException:  # another run made it meanwhile
-                found = self._client.get_experiment_by_name(self._experiment)
-                if found is None:
-                    raise
-        return found.experiment_id
-
-    def _keep(self, **values: Any) -> None:
-        self._note |= values
-        write_json(self._note_path, self._note)
+            self._store.client.log_artifact(self._run_id, str(path))
+        self._store.client.set_terminated(self._run_id, status=status)
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Return nested values under dotted keys, as text."""
-    flat: dict[str, str] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = str(value)
-    return flat
+class RunNote:
+    """Which MLflow run a folder's training is, and how far it is logged; kept as `mlflow.json`."""
+
+    def __init__(self, path: Path, *, uri: str, digest: str) -> None:
+        """Read the note; one of another server or digest does not count."""
+        self.path = path
+        self.run_id: str | None = None
+        self.step = 0
+        self._same = {"uri": uri, "digest": digest}
+        note = _read_json(path)
+        if self._same.items() <= note.items():
+            self.run_id, self.step = note.get("run_id"), int(note.get("step", 0))
+
+    def keep(self, run_id: str, *, step: int) -> None:
+        """Write the note."""
+        self.run_id, self.step = run_id, step
+        write_json(self.path, {**self._same, "run_id": run_id, "step": step})
 
 
-def _connect(uri: str) -> MlflowClient:
-    # Read on import: no usage reports, and no complaint where git is absent.
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-    from mlflow import MlflowClient
-
-    for noisy in ("alembic", "mlflow.store", "mlflow.tracking"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
-    # Two runs that begin at the same moment would both make the tables of a new SQLite file.
-    with _alone_with(uri):
-        client = MlflowClient(tracking_uri=uri)
-        client.search_experiments(max_results=1)
-    return client
-
-
-def _alone_with(uri: str) -> AbstractContextManager[None]:
-    if not uri.startswith(_SQLITE):
-        return nullcontext()
-    database = Path(uri.removeprefix(_SQLITE))
-    return locked(database.with_name(f"{database.name}.lock"))
+def manifest_tags(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the way back from a run: commit, command, machine, packages, digests of its inputs."""
+    names = ("commit", "dirty", "params_digest", "source_digest", "device", "host", "platform")
+    tags = {f"maftp.{name}": manifest.get(name) for name in (*names, "python")}
+    command = " ".join(manifest.get("command", ())) or None
+    tags |= {
+        "maftp.command": command,
+        "mlflow.source.name": command,
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.git.commit": manifest.get("commit"),
+    }
+    packages = manifest.get("packages", {})
+    inputs = manifest.get("inputs", {})
+    tags |= {f"maftp.package.{name}": version for name, version in packages.items()}
+    tags |= {f"maftp.sha256.{path}": digest for path, digest in inputs.items()}
+    return tags
 
 
-def _artifact_location(uri: str) -> str | None:
-    """Return the folder `mlruns` beside a SQLite file; a server knows its own place."""
-    if not uri.startswith(_SQLITE):
-        return None
-    return (Path(uri.removeprefix(_SQLITE)).resolve().parent / "mlruns").as_uri()
+def _watch_machine(run_id: str, uri: str) -> SystemMetricsMonitor:
+    """Log processor, memory, disk, network and GPU of the driver's machine every ten seconds."""
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+    monitor = SystemMetricsMonitor(run_id, resume_logging=True, tracking_uri=uri)
+    monitor.start()
+    return monitor
 
 
-def _read_note(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError):

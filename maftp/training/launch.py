@@ -30,9 +30,8 @@ from torch import nn
 
 from maftp.config import Params
 from maftp.errors import DataError, MaftpError, Preempted, TrainingError
-from maftp.files import sha256
 from maftp.ops import backends
-from maftp.tracking.manifest import collect_manifest, training_digest
+from maftp.tracking.manifest import collect_manifest, input_digests, training_digest
 from maftp.tracking.mlflow_logger import MlflowLogger
 from maftp.training.allocation import Allocation, NodeResources, ray_over, slurm_allocation
 from maftp.training.checkpoint import newest_checkpoint, read_numbers
@@ -149,7 +148,11 @@ def launch(
             working_directory=Path.cwd(),
             prepare=prepare,
         )
-        _run(job, allocation, tracker, begin_tracking)
+        try:
+            _run(job, allocation, tracker, begin_tracking)
+        except BaseException:
+            tracker.stop()
+            raise
     folder.publish(manifest)
     tracker.finish(folder.history, folder.manifest)
     return folder.weights
@@ -159,7 +162,7 @@ def _file_digests(files: Sequence[Path]) -> dict[str, str]:
     missing = [str(file) for file in files if not file.is_file()]
     if missing:
         raise DataError(f"{', '.join(missing)}: no such file; run the step that makes it first")
-    return {str(file): sha256(file) for file in files}
+    return input_digests(files)
 
 
 def _run(
@@ -181,7 +184,7 @@ def _run(
         stack.enter_context(heeding_signals(stop))
         future = pool.submit(_fit, job)
         try:
-            begin_tracking()  # takes seconds, as starting the workers does
+            begin_tracking()
             _follow(future, job, tracker)
         except KeyboardInterrupt:
             ray.shutdown()

@@ -50,7 +50,7 @@ class Checkout:
 
 def make_checkout(path: Path) -> Checkout:
     path.mkdir(parents=True, exist_ok=True)
-    for name in ("Snakefile", "workflow", "maftp"):
+    for name in ("Snakefile", "profiles", "workflow", "maftp"):
         (path / name).symlink_to(ROOT / name)
     shutil.copy(ROOT / "params.yaml", path)
     shutil.copy(SMOKE, path)

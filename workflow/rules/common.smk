@@ -6,11 +6,13 @@ import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.settings.types import ExecMode
 
 from maftp.config import load_params
 from maftp.data import inventory, layout
 from maftp.data.catalog import load_catalog
 from maftp.errors import MaftpError
+from maftp.tracking import job_records
 from maftp.tracking.source import source_digest
 
 if workflow.config_settings.config:
@@ -97,6 +99,12 @@ SOURCES = list(
     )
 )
 SOURCE_OF = {CATALOG.obtainable(name).file: name for name in [*SOURCES, *RELEASED]}
+
+# Results that DVC brought bring Snakemake's records of their jobs along. What a killed run made is
+# noted here, as it ended without the handlers of the Snakefile.
+if workflow.exec_mode == ExecMode.DEFAULT:
+    job_records.restore(EXPERIMENT)
+    job_records.save(EXPERIMENT, root=ROOT)
 
 
 wildcard_constraints:

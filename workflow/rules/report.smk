@@ -10,6 +10,26 @@ ABLATIONS = [
 ]
 
 
+rule scores:
+    input:
+        [f"{RUN}/evaluation/{benchmark}.json" for benchmark in BENCHMARKS],
+    output:
+        metrics=f"{RUN}/metrics.json",
+        plots=directory(f"{RUN}/plots"),
+    log:
+        f"{RUN}/scores.log",
+    conda:
+        "../../envs/environment.yaml"
+    params:
+        folder=RUN,
+        code=source_digest("report/scores"),
+    message:
+        "Scores of {wildcards.variant}, seed {wildcards.seed}, for DVC"
+    shell:
+        "maftp scores {params.folder}"
+        " --metrics {output.metrics} --plots {output.plots} --log {log}"
+
+
 rule experiment_table:
     input:
         [
@@ -17,6 +37,8 @@ rule experiment_table:
             for run in RUNS
             for benchmark in BENCHMARKS
         ],
+        # not read: the table comes when all that DVC versions is there
+        metrics=[f"{run}/metrics.json" for run in RUNS],
     output:
         csv=report(
             f"{RESULTS}/table.csv",
@@ -26,7 +48,8 @@ rule experiment_table:
         ),
         markdown=f"{RESULTS}/table.md",
     log:
-        f"{RESULTS}/table.log",
+        table=f"{RESULTS}/table.log",
+        mlflow=f"{RESULTS}/mlflow.log",
     conda:
         "../../envs/environment.yaml"
     resources:
@@ -38,7 +61,9 @@ rule experiment_table:
         "Table of {EXPERIMENT}"
     shell:
         "maftp table {params.runs}"
-        " --out {output.csv} --markdown {output.markdown} --log {log}"
+        " --out {output.csv} --markdown {output.markdown} --log {log.table}"
+        # in one process, as starting MLflow takes longer than logging; it never fails the table
+        " && maftp runs log {params.runs} --table {output.csv} --log {log.mlflow}"
 
 
 rule table:

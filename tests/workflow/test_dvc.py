@@ -1,0 +1,230 @@
+"""DVC over the real workflow: in a Git repository whose params.yaml is the smallest experiment."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from tests.workflow.conftest import BIN, ROOT, SMOKE, Checkout
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("git") is None, reason="DVC works in a Git repository"),
+]
+
+VERSIONED = (
+    "Snakefile", "profiles", "workflow", "envs", "maftp", "params.yaml",
+    "dvc.yaml", ".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore",
+)  # fmt: skip
+BENCHMARKS = ["PAS-20"]
+EVALUATIONS = 3 * len(BENCHMARKS)
+TRAINED = {"train@maftp-0", "train@fcclip-0"}
+EVALUATED = {"evaluate@maftp-0", "evaluate@fcclip-0", "control@fcclip_shuffled-0"}
+
+
+@dataclass(frozen=True)
+class Clone(Checkout):
+    """A Git repository with the project's files, run by its own code."""
+
+    def run(self, *command, ok: bool = True, timeout: int = 900) -> subprocess.CompletedProcess:
+        environment = os.environ | {
+            "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(self.path),
+            "GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@b",
+            "GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@b",
+        }  # fmt: skip
+        environment.pop("MLFLOW_TRACKING_URI", None)
+        done = subprocess.run(
+            list(map(str, command)),
+            cwd=self.path, capture_output=True, text=True, timeout=timeout, env=environment,
+        )  # fmt: skip
+        assert not ok or done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def dvc(self, *arguments: str) -> str:
+        done = self.run(BIN / "dvc", *arguments)
+        return done.stdout + done.stderr
+
+    def commit(self, message: str) -> None:
+        self.run("git", "add", "--all")
+        self.run("git", "commit", "--quiet", "--allow-empty", "-m", message)
+
+    def changed_stages(self) -> set[str]:
+        """Return the stages that DVC would ask Snakemake about."""
+        return set(json.loads(self.run(BIN / "dvc", "status", "--json").stdout))
+
+    def planned(self) -> dict[str, int]:
+        """Return how many jobs of each rule Snakemake would run for the table."""
+        done = self.snakemake("-n", "results/table.csv")
+        output = done.stdout + done.stderr
+        return {name: int(count) for name, count in re.findall(r"^(\w+)\s+(\d+)$", output, re.M)}
+
+    def change_params(self, change: dict) -> None:
+        path = self.path / "params.yaml"
+        path.write_text(
+            yaml.safe_dump(merged(yaml.safe_load(path.read_text()), change), sort_keys=False)
+        )
+
+
+def merged(base: dict, over: dict) -> dict:
+    both = {k: merged(base[k], v) for k, v in over.items() if isinstance(v, dict) and k in base}
+    return base | over | both
+
+
+def jobs_run(output: str) -> set[str]:
+    """Return the rules of the jobs that Snakemake finished."""
+    return set(re.findall(r"Finished jobid: \d+ \(Rule: (\w+)\)", output))
+
+
+@pytest.fixture(scope="module")
+def first(finished, tmp_path_factory) -> tuple[Clone, str]:
+    """A repository in which `dvc repro` ran, on the data and embeddings of `finished`; its output.
+
+    Drawing and converting anew would only take time: that they come out the same is tested
+    elsewhere. Training, evaluation and table are DVC's.
+    """
+    clone = Clone(tmp_path_factory.mktemp("dvc") / "first")
+    for name in VERSIONED:
+        source, target = ROOT / name, clone.path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, target)
+    clone.change_params(yaml.safe_load(SMOKE.read_text()) | {"benchmarks": BENCHMARKS})
+    for name in ("datasets", "weights"):
+        shutil.copytree(finished.path / name, clone.path / name)
+    notes = clone.path / "results/smoke/jobs"
+    notes.mkdir(parents=True)
+    for stage in ("datasets", "clip"):
+        shutil.copy(finished.path / f"results/smoke/jobs/{stage}.json", notes)
+    clone.run("git", "init", "--quiet")
+    clone.commit("code")
+    output = clone.dvc("repro")
+    clone.commit("results")
+    return clone, output
+
+
+@pytest.fixture
+def copied(first, tmp_path) -> Clone:
+    """The repository of `first`, to be changed; time stamps included."""
+    shutil.copytree(first[0].path, tmp_path / "copy", symlinks=True)
+    return Clone(tmp_path / "copy")
+
+
+def scores(folder: Path) -> pd.DataFrame:
+    table = pd.read_csv(folder / "results/table.csv")
+    return table[["experiment", "variant", "seed", "PAS-20"]]
+
+
+def test_repro_gives_the_table_of_snakemake(first, finished):
+    clone, output = first
+    assert jobs_run(output) == {"train", "evaluate", "scores", "experiment_table", "table"}
+    pd.testing.assert_frame_equal(scores(clone.path), scores(finished.path))
+
+
+def test_a_second_repro_says_that_nothing_changed(first):
+    clone, _ = first
+    assert "up to date" in clone.dvc("status")
+    output = clone.dvc("repro")
+    assert "up to date" in output and "Running stage" not in output
+    assert not clone.run("git", "status", "--porcelain").stdout
+    assert clone.planned() == {}
+
+
+def test_push_and_pull_into_a_second_clone(first):
+    clone, _ = first
+    clone.dvc("push")
+    second = Clone(clone.path.with_name("second"))
+    clone.run("git", "clone", "--quiet", clone.path, second.path)
+    assert not (second.path / "results").exists()
+    second.dvc("pull")
+    assert second.changed_stages() == set()
+    for name in ("results/table.csv", "results/smoke/maftp/seed0/weights.safetensors"):
+        assert (second.path / name).read_bytes() == (clone.path / name).read_bytes()
+    assert second.planned() == {}
+    # The cache is linked, not copied.
+    assert (second.path / "results/smoke/maftp/seed0/weights.safetensors").stat().st_nlink > 1
+
+    # Other parameters are still told apart, and what is made anew leaves the cache whole.
+    second.change_params({"evaluate": {"object_threshold": 0.3}})
+    plan = second.planned()
+    assert plan["evaluate"] == EVALUATIONS and "train" not in plan and "convert" not in plan
+    target = "results/smoke/maftp/seed0/evaluation/PAS-20.json"
+    assert jobs_run(second.snakemake(target).stderr) == {"evaluate"}
+    for path in (second.path / ".dvc/cache/files/md5").glob("??/*"):
+        content = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+        assert content == path.parent.name + path.name.removesuffix(".dir")
+
+
+def test_an_experiment_changes_what_depends_on_it(copied):
+    output = copied.dvc("exp", "run", "-S", "train.rc_weight=0.2")
+    assert jobs_run(output) == {"train", "evaluate", "scores", "experiment_table", "table"}
+    assert "Stage 'datasets' didn't change" in output and "Stage 'clip' didn't change" in output
+    difference = json.loads(copied.run(BIN / "dvc", "metrics", "diff", "--json", "--all").stdout)
+    metrics = "results/smoke/maftp/seed0/metrics.json"
+    assert difference[metrics].keys() >= {"PAS-20"}
+    assert "old" in difference[metrics]["PAS-20"]
+    changed = copied.run("git", "diff", "--name-only").stdout.split()
+    assert set(changed) == {"params.yaml", "dvc.lock"}
+    rows = copied.run(BIN / "dvc", "exp", "show", "--csv").stdout
+    assert "train.rc_weight" in rows and "0.2" in rows
+
+
+@pytest.mark.parametrize(
+    ("change", "stages", "jobs", "kept"),
+    [
+        (
+            {"train": {"rc_weight": 0.2}},
+            TRAINED,
+            {"train": 2, "evaluate": EVALUATIONS},
+            {"convert", "clip"},
+        ),
+        (
+            {"evaluate": {"object_threshold": 0.3}},
+            EVALUATED,
+            {"evaluate": EVALUATIONS},
+            {"convert", "clip", "train"},
+        ),
+        ("maftp/data/convert/pascal_voc.py", {"datasets"}, {"convert": 3, "train": 2}, {"clip"}),
+    ],
+    ids=["recipe", "evaluation", "converter"],
+)
+def test_dvc_asks_about_what_snakemake_would_run(copied, change, stages, jobs, kept):
+    if isinstance(change, dict):
+        copied.change_params(change)
+    else:
+        path = copied.path / change
+        path.write_text(path.read_text() + "\nEDITED = True\n")
+    plan = copied.planned()
+    assert {rule: plan.get(rule, 0) for rule in jobs} == jobs
+    assert not kept & set(plan)
+    assert copied.changed_stages() == stages
+
+
+def test_a_comment_reruns_nothing(copied):
+    before = {p: p.stat().st_mtime_ns for p in results(copied.path)}
+    path = copied.path / "maftp/losses/criterion.py"
+    path.write_text(path.read_text() + "\n# a comment\n")
+    assert copied.planned() == {}
+    assert copied.changed_stages() == TRAINED
+    output = copied.dvc("repro")
+    assert jobs_run(output) == set() and "Nothing to be done" in output
+    assert copied.changed_stages() == set()
+    assert copied.planned() == {}
+    assert {p: p.stat().st_mtime_ns for p in results(copied.path)}.keys() == before.keys()
+
+
+def results(folder: Path) -> Sequence[Path]:
+    return sorted(path for path in (folder / "results").rglob("*.json"))

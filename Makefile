@@ -3,13 +3,14 @@
 # make test    set up .venv when needed, run all tests
 # make lint    formatters and linters, as CI runs them
 # make clip    train the miniature CLIP anew (23 minutes on two busy cores)
+# make bench   time step, evaluation, operator and text against the plain recipe (minutes)
 # make pins    resolve envs/*.in into the pinned files with hashes
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 CORES ?= all
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) --rerun-incomplete
 
-.PHONY: table report test fast-test lint format clip pins env
+.PHONY: table report test fast-test lint format clip bench pins env
 
 table: env
 	@$(SNAKEMAKE) results/table.csv
@@ -37,6 +38,10 @@ format: env
 
 clip: env
 	@$(SNAKEMAKE) weights/clip/retrained.safetensors
+
+bench: env
+	@for name in deformable_attention step evaluation text; do \
+	  OMP_NUM_THREADS=1 $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 pins: env
 	@cd envs && for name in bootstrap requirements requirements-dev; do \

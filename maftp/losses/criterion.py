@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,17 +11,31 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maftp.losses.batch_share import BatchShare, current_share
-from maftp.losses.matcher import HungarianMatcher
-from maftp.losses.point_sampling import choose_uncertain_points, sample_points
+from maftp.losses.matcher import HungarianMatcher, Matches
+from maftp.losses.point_sampling import draw_points, keep_uncertain, sample_masks, sample_points
 
 if TYPE_CHECKING:
     from maftp.config import Params
 
-Matches = Sequence[tuple[Tensor, Tensor]]
+
+@dataclass(frozen=True)
+class _Draws:
+    """Random points of one prediction call."""
+
+    matching: list[Tensor]
+    """Per image (1, P, 2)."""
+    candidates: Tensor
+    """(N, C, 2), to choose uncertain points of the N pairs from."""
+    uniform: Tensor
+    """(N, R, 2)."""
 
 
 class SetCriterion(nn.Module):
-    """Matches every prediction call with the targets anew and sums three losses over the pairs."""
+    """Matches every prediction call with the targets anew and sums three losses over the pairs.
+
+    The points of all calls are drawn first, so that their matching needs a single transfer to the
+    host; targets stay binary and are read at points only.
+    """
 
     empty_weight: Tensor
     """(K+1,): weight of each class in the cross-entropy; a name of released checkpoints."""
@@ -82,24 +97,42 @@ class SetCriterion(nn.Module):
         Returns:
             `loss_ce`, `loss_mask`, `loss_dice`, and the same with suffix `_i` for auxiliary call i.
         """
-        targets = [
-            {"labels": target["labels"], "masks": target["masks"].float()} for target in targets
-        ]
-        num_masks = count_masks(targets, device=outputs["pred_masks"].device)
-        losses = self._call_losses(outputs, targets, num_masks)
-        for index, auxiliary in enumerate(outputs.get("aux_outputs", ())):
-            for name, loss in self._call_losses(auxiliary, targets, num_masks).items():
-                losses[f"{name}_{index}"] = loss
+        calls = [outputs, *outputs.get("aux_outputs", ())]
+        device = outputs["pred_masks"].device
+        num_masks = count_masks(targets, device=device)
+        share, num_queries = current_share(targets), outputs["pred_masks"].shape[1]
+        draws = [self._draw(share, num_queries, device) for _ in calls]
+        matches = self.matcher.match(calls, targets, [draw.matching for draw in draws])
+        losses = {}
+        for index, (call, pairs, draw) in enumerate(zip(calls, matches, draws, strict=True)):
+            suffix = f"_{index - 1}" if index else ""
+            for name, loss in self._call_losses(call, targets, pairs, draw, num_masks).items():
+                losses[name + suffix] = loss
         return losses
+
+    def _draw(self, share: BatchShare, num_queries: int, device: torch.device) -> _Draws:
+        """Draw the points of one prediction call, in the order of the public code."""
+        matching = self.matcher.draw_points(share, device=device)
+        candidates, uniform = draw_points(
+            share.pair_rows(num_queries),
+            num_points=self.num_points,
+            oversample_ratio=self.oversample_ratio,
+            importance_sample_ratio=self.importance_sample_ratio,
+            device=device,
+        )
+        return _Draws(matching, candidates, uniform)
 
     def _call_losses(
         self,
         outputs: Mapping[str, Tensor],
         targets: Sequence[Mapping[str, Tensor]],
+        matches: Matches,
+        draws: _Draws,
         num_masks: Tensor,
     ) -> dict[str, Tensor]:
-        matches = self.matcher(outputs, targets)
-        loss_mask, loss_dice = self._mask_losses(outputs["pred_masks"], targets, matches, num_masks)
+        loss_mask, loss_dice = self._mask_losses(
+            outputs["pred_masks"], targets, matches, draws, num_masks
+        )
         return {
             "loss_ce": self.class_weight
             * self._class_loss(outputs["pred_logits"], targets, matches),
@@ -113,9 +146,7 @@ class SetCriterion(nn.Module):
         """Weighted cross-entropy over all queries (B, Q, K+1); unmatched ones are void."""
         classes = logits.new_full(logits.shape[:2], self.num_classes, dtype=torch.int64)
         for image, ((queries, chosen), target) in enumerate(zip(matches, targets, strict=True)):
-            classes[image, queries.to(logits.device)] = target["labels"][
-                chosen.to(target["labels"].device)
-            ]
+            classes[image, queries] = target["labels"][chosen]
         loss = F.cross_entropy(logits.float().transpose(1, 2), classes, self.empty_weight)
         return loss * self._weight_ratio(current_share(targets), queries=logits.shape[1])
 
@@ -137,25 +168,26 @@ class SetCriterion(nn.Module):
         masks: Tensor,
         targets: Sequence[Mapping[str, Tensor]],
         matches: Matches,
+        draws: _Draws,
         num_masks: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Mask and dice loss of the N matched pairs at points of their own; masks (B, Q, h, w)."""
-        rows = current_share(targets).pair_rows(masks.shape[1])
         predicted = torch.cat([mask[q] for mask, (q, _) in zip(masks, matches, strict=True)])
-        wanted = torch.cat([t["masks"][g] for t, (_, g) in zip(targets, matches, strict=True)])
-        predicted = predicted.unsqueeze(1).float()  # (N, 1, h, w)
-        points = choose_uncertain_points(
-            predicted,
-            num_points=self.num_points,
-            oversample_ratio=self.oversample_ratio,
-            importance_sample_ratio=self.importance_sample_ratio,
-            rows=rows,
-        )
         if len(predicted) == 0:
             zero = masks[:0].sum()  # attached to the graph, so that every worker has gradients
             return zero, zero
+        predicted = predicted.unsqueeze(1).float()  # (N, 1, h, w)
+        count = self.num_points - draws.uniform.shape[1]
+        points = keep_uncertain(predicted, draws.candidates, draws.uniform, count)  # (N, P, 2)
         logits = sample_points(predicted, points).squeeze(1)  # (N, P)
-        labels = sample_points(wanted.unsqueeze(1), points).squeeze(1)  # (N, P)
+        by_image = points.split([len(chosen) for _, chosen in matches])
+        labels = torch.cat(
+            [
+                sample_masks(target["masks"], place, chosen)
+                for target, place, (_, chosen) in zip(targets, by_image, matches, strict=True)
+                if len(chosen)
+            ]
+        )  # (N, P)
         return mask_loss(logits, labels, num_masks), dice_loss(logits, labels, num_masks)
 
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maftp.losses.batch_share import current_share
-from maftp.losses.point_sampling import sample_points
+from maftp.losses.batch_share import BatchShare, current_share
+from maftp.losses.point_sampling import sample_masks, sample_points
 
 if TYPE_CHECKING:
     from maftp.config import Params
+
+Matches = Sequence[tuple[Tensor, Tensor]]
+"""Per image the matched queries and their targets."""
 
 
 def pairwise_mask_cost(logits: Tensor, labels: Tensor) -> Tensor:
@@ -26,7 +30,8 @@ def pairwise_mask_cost(logits: Tensor, labels: Tensor) -> Tensor:
     Returns:
         (Q, G).
     """
-    cost = F.softplus(-logits) @ labels.T + F.softplus(logits) @ (1 - labels).T
+    # softplus(-x) t + softplus(x) (1 - t) = softplus(x) - x t
+    cost = F.softplus(logits).sum(1)[:, None] - logits @ labels.T
     return cost / logits.shape[1]
 
 
@@ -62,38 +67,56 @@ class HungarianMatcher(nn.Module):
             num_points=train.num_points,
         )
 
-    @torch.no_grad()
     def forward(
         self, outputs: Mapping[str, Tensor], targets: Sequence[Mapping[str, Tensor]]
-    ) -> list[tuple[Tensor, Tensor]]:
-        """Match one prediction call.
+    ) -> Matches:
+        """Match one prediction call at points drawn for it; see `match`."""
+        points = self.draw_points(current_share(targets), device=outputs["pred_masks"].device)
+        return self.match([outputs], targets, [points])[0]
+
+    def draw_points(self, share: BatchShare, *, device: torch.device) -> list[Tensor]:
+        """Draw the points of one prediction call: (1, P, 2) uniform in [0, 1] per image."""
+        return share.rand_per_image(self.num_points, 2, device=device)
+
+    @torch.no_grad()
+    def match(
+        self,
+        calls: Sequence[Mapping[str, Tensor]],
+        targets: Sequence[Mapping[str, Tensor]],
+        points: Sequence[Sequence[Tensor]],
+    ) -> list[Matches]:
+        """Match several prediction calls; the costs of all come to the host together.
 
         Args:
-            outputs: "pred_logits" (B, Q, K+1) and "pred_masks" (B, Q, h, w).
-            targets: per image "labels" (G,) and "masks" (G, H, W).
+            calls: mappings with "pred_logits" (B, Q, K+1) and "pred_masks" (B, Q, h, w).
+            targets: per image "labels" (G,) and "masks" (G, H, W) bool.
+            points: per call and image (1, P, 2), shared by all masks of the image.
 
         Returns:
-            Per image the indices of matched queries, ascending, and of their targets, both on the
-            CPU and min(Q, G) long.
+            Per call and image the indices of matched queries, ascending, and of their targets, both
+            min(Q, G) long and on the device of the predictions.
         """
-        device = outputs["pred_masks"].device
-        points = current_share(targets).rand_per_image(self.num_points, 2, device=device)
-        rows = zip(outputs["pred_logits"], outputs["pred_masks"], targets, points, strict=True)
+        device = calls[0]["pred_masks"].device
         with torch.autocast(device.type, enabled=False):
             costs = [
-                self._cost(logits.float(), masks.float(), target, image_points)
-                for logits, masks, target, image_points in rows
+                self._cost(call["pred_logits"][image].float(), masks.float(), target, place)
+                for call, places in zip(calls, points, strict=True)
+                for image, (masks, target, place) in enumerate(
+                    zip(call["pred_masks"], targets, places, strict=True)
+                )
             ]
-        return [_assign(cost) for cost in costs]
+        pairs = _assign(costs, device)
+        count = len(targets)
+        return [pairs[start : start + count] for start in range(0, len(pairs), count)]
 
     def _cost(
         self, logits: Tensor, masks: Tensor, target: Mapping[str, Tensor], points: Tensor
     ) -> Tensor:
-        """Return the cost (Q, G) of one image; the points (1, P, 2) are shared by all its masks."""
+        """Return the cost (Q, G) of one image."""
         if len(target["labels"]) == 0:
             return masks.new_zeros(len(masks), 0)
         predicted = sample_points(masks[None], points)[0]  # (Q, P)
-        labels = sample_points(target["masks"][None].float(), points)[0]  # (G, P)
+        labels = sample_masks(target["masks"], points[0])  # (G, P)
         class_cost = -logits.softmax(-1)[:, target["labels"]]
         return (
             self.mask_weight * pairwise_mask_cost(predicted, labels)
@@ -102,9 +125,17 @@ class HungarianMatcher(nn.Module):
         )
 
 
-def _assign(cost: Tensor) -> tuple[Tensor, Tensor]:
+def _assign(costs: Sequence[Tensor], device: torch.device) -> list[tuple[Tensor, Tensor]]:
+    """Solve the assignments of costs (Q, G_i) with one transfer there and one back."""
     from scipy.optimize import linear_sum_assignment  # a second to import, for training alone
 
     # SciPy refuses NaN; a diverged prediction shall reach the loss, where the loop names images.
-    queries, targets = linear_sum_assignment(torch.nan_to_num(cost).cpu().numpy())
-    return torch.as_tensor(queries), torch.as_tensor(targets)
+    flat = torch.nan_to_num(torch.cat([cost.flatten() for cost in costs])).cpu()
+    parts = flat.split([cost.numel() for cost in costs])
+    solved = [
+        np.stack(linear_sum_assignment(part.view(cost.shape).numpy()))
+        for part, cost in zip(parts, costs, strict=True)
+    ]
+    pairs = torch.from_numpy(np.concatenate(solved, axis=1)).to(device)  # (2, number of pairs)
+    queries, targets = (row.split([part.shape[1] for part in solved]) for row in pairs)
+    return list(zip(queries, targets, strict=True))

@@ -28,37 +28,80 @@ def sample_points(maps: Tensor, points: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def choose_uncertain_points(
-    mask_logits: Tensor,
+def sample_masks(masks: Tensor, points: Tensor, rows: Tensor | None = None) -> Tensor:
+    """Read binary masks at points, as `sample_points` does, without making numbers of all pixels.
+
+    Args:
+        masks: (G, H, W) bool.
+        points: (P, 2) in [0, 1] for all masks, or (N, P, 2) for the masks `rows`.
+        rows: (N,) which mask each row of points reads.
+
+    Returns:
+        (G, P) or (N, P) float32 in [0, 1].
+    """
+    height, width = masks.shape[1:]
+    sizes = points.new_tensor((width, height))
+    places = points * sizes - 0.5
+    corner = places.floor()  # upper left neighbour, x first
+    share = places - corner
+    flat = masks.flatten(1)
+    total = None
+    for down in (0, 1):
+        for right in (0, 1):
+            x, y = corner[..., 0] + right, corner[..., 1] + down
+            inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+            pixel = torch.where(inside, y.long() * width + x.long(), 0)  # (P,) or (N, P)
+            weight = _side(share[..., 0], right) * _side(share[..., 1], down) * inside
+            values = flat[:, pixel] if rows is None else flat[rows[:, None], pixel]
+            part = values * weight
+            total = part if total is None else total + part
+    assert total is not None
+    return total
+
+
+def _side(share: Tensor, after: int) -> Tensor:
+    return share if after else 1 - share
+
+
+def draw_points(
+    rows: Rows,
     *,
     num_points: int,
     oversample_ratio: float,
     importance_sample_ratio: float,
-    rows: Rows | None = None,
-) -> Tensor:
-    """Draw points per mask, most of them where the prediction is closest to undecided.
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:
+    """Draw for each mask candidates to choose uncertain points from, and points that are kept.
 
-    Of int(oversample_ratio * num_points) uniform points, the int(importance_sample_ratio *
-    num_points) with the smallest |logit| are kept; fresh uniform points fill up.
+    Args:
+        rows: place of the N masks among those of the whole batch.
+        num_points: P, points per mask.
+        oversample_ratio: candidates per point, at least 1.
+        importance_sample_ratio: share of points chosen for uncertainty.
+        device: where to draw.
+
+    Returns:
+        (N, int(oversample_ratio * P), 2) and (N, P - int(importance_sample_ratio * P), 2), uniform.
+    """
+    num_uncertain = int(importance_sample_ratio * num_points)
+    candidates = rows.rand(int(oversample_ratio * num_points), 2, device=device)
+    return candidates, rows.rand(num_points - num_uncertain, 2, device=device)
+
+
+@torch.no_grad()
+def keep_uncertain(mask_logits: Tensor, candidates: Tensor, uniform: Tensor, count: int) -> Tensor:
+    """Keep the `count` candidates with the smallest |logit|, in no order, and append the others.
 
     Args:
         mask_logits: (N, 1, h, w).
-        num_points: points per mask.
-        oversample_ratio: candidates per point, at least 1.
-        importance_sample_ratio: share of points chosen for uncertainty.
-        rows: place of the N masks among those of the whole batch; None: they are all.
+        candidates: (N, C, 2).
+        uniform: (N, R, 2).
+        count: points to keep.
 
     Returns:
-        (N, num_points, 2), the kept points first.
+        (N, count + R, 2), the kept points first.
     """
-    num_masks, device = len(mask_logits), mask_logits.device
-    num_uncertain = int(importance_sample_ratio * num_points)
-    rows = rows or Rows(before=0, own=num_masks, after=0)
-    candidates = rows.rand(int(oversample_ratio * num_points), 2, device=device)
-    uniform = rows.rand(num_points - num_uncertain, 2, device=device)
-    if num_masks == 0:
-        return uniform.new_zeros(0, num_points, 2)
     uncertainty = -sample_points(mask_logits, candidates).squeeze(1).abs()
-    kept = uncertainty.topk(num_uncertain, dim=1).indices
+    kept = uncertainty.topk(count, dim=1, sorted=False).indices
     uncertain = candidates.gather(1, kept.unsqueeze(2).expand(-1, -1, 2))
     return torch.cat([uncertain, uniform], dim=1)

@@ -7,6 +7,7 @@ whether there is an object) and FC-CLIP's geometric ensemble.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -80,14 +81,24 @@ def best_synonyms(logits: Tensor, num_synonyms: Sequence[int]) -> Tensor:
         )
     if max(num_synonyms) == 1:
         return logits
-    counts = torch.tensor(num_synonyms, device=logits.device)  # (K,)
-    first = counts.cumsum(0) - counts
-    # Classes with fewer synonyms repeat their last one; argmax takes the first of equal values.
-    offsets = torch.arange(int(max(num_synonyms)), device=logits.device)
-    rows = first[:, None] + torch.minimum(offsets, counts[:, None] - 1)  # (K, n_max)
+    first, rows = _synonym_rows(tuple(num_synonyms), logits.device)
     winners = first + logits.detach()[..., rows].argmax(-1)  # (..., K)
     best = logits.gather(-1, winners)
     return torch.cat([best, logits[..., -1:]], dim=-1)
+
+
+@lru_cache(maxsize=8)
+@torch.inference_mode(False)
+def _synonym_rows(num_synonyms: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the first row of every class (K,), and all its rows (K, n_max).
+
+    Classes with fewer synonyms repeat their last one; argmax takes the first of equal values.
+    """
+    counts = torch.tensor(num_synonyms)
+    first = counts.cumsum(0) - counts
+    offsets = torch.arange(max(num_synonyms))
+    rows = first[:, None] + torch.minimum(offsets, counts[:, None] - 1)
+    return first.to(device), rows.to(device)
 
 
 def class_scores(head_logits: Tensor, clip_logits: Tensor) -> Tensor:

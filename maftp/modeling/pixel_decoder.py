@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -218,7 +219,7 @@ class DeformableAttention(nn.Module):
         offsets = self.sampling_offsets(query).unflatten(-1, (heads, levels, points, 2))
         weights = self.attention_weights(query).unflatten(-1, (heads, levels * points))
         weights = weights.softmax(-1).unflatten(-1, (levels, points))  # (B, Q, M, L, P)
-        sizes = query.new_tensor([(width, height) for height, width in shapes])  # (L, 2), x first
+        sizes = level_sizes(tuple(shapes), device=query.device)  # (L, 2)
         locations = centres[:, None, None, None] + offsets / sizes[:, None]
         return self.output_proj(ms_deform_attn(value, shapes, locations, weights))
 
@@ -239,9 +240,19 @@ class DeformableAttention(nn.Module):
             nn.init.zeros_(projection.bias)
 
 
+@lru_cache(maxsize=8)
+@torch.inference_mode(False)
 def pixel_centres(height: int, width: int, *, device: torch.device) -> Tensor:
     """Return the centres (x, y) of all pixels in units of width and height, (height * width, 2)."""
     rows = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) / height
     columns = (torch.arange(width, dtype=torch.float32, device=device) + 0.5) / width
     y, x = torch.meshgrid(rows, columns, indexing="ij")
     return torch.stack([x, y], dim=-1).flatten(0, 1)
+
+
+@lru_cache(maxsize=8)
+@torch.inference_mode(False)
+def level_sizes(shapes: tuple[tuple[int, int], ...], *, device: torch.device) -> Tensor:
+    """Return (width, height) of each level, (L, 2) float32; kept, so that no layer copies them."""
+    sizes = [(width, height) for height, width in shapes]
+    return torch.tensor(sizes, dtype=torch.float32, device=device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -11,8 +12,10 @@ TEMPERATURE = 10000.0
 EPSILON = 1e-6
 
 
+@lru_cache(maxsize=8)
+@torch.inference_mode(False)
 def sine_encoding(height: int, width: int, channels: int, *, device: torch.device) -> Tensor:
-    """Return the position code of every pixel, row by row.
+    """Return the position code of every pixel, row by row; the latest few are kept, so read only.
 
     Rows and columns are counted from one and divided by the map's size, so that the last one is at
     2 pi. The first half of the channels codes the row, the second half the column; even channels of

@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from maftp.losses.point_sampling import choose_uncertain_points, sample_points
+from maftp.losses.batch_share import Rows
+from maftp.losses.point_sampling import (
+    draw_points,
+    keep_uncertain,
+    sample_masks,
+    sample_points,
+)
+
+CPU = torch.device("cpu")
 
 
 def test_points_are_relative_with_half_pixel_centres():
@@ -37,9 +45,14 @@ def test_kept_points_are_the_most_uncertain(monkeypatch):
         return rand(*shape, generator=torch.Generator().manual_seed(len(shapes)), **options)
 
     monkeypatch.setattr(torch, "rand", recorded)
-    points = choose_uncertain_points(
-        logits, num_points=4, oversample_ratio=3.0, importance_sample_ratio=0.75
+    drawn = draw_points(
+        Rows(before=0, own=1, after=0),
+        num_points=4,
+        oversample_ratio=3.0,
+        importance_sample_ratio=0.75,
+        device=CPU,
     )
+    points = keep_uncertain(logits, *drawn, 3)
     assert shapes == [(1, 12, 2), (1, 1, 2)]
     assert points.shape == (1, 4, 2)
     assert (points[0, :3, 0] > 0.5).all()
@@ -54,8 +67,28 @@ def test_share_of_uncertain_points(monkeypatch, num_points, kept):
     shapes = []
     rand = torch.rand
     monkeypatch.setattr(torch, "rand", lambda *s, **o: shapes.append(s) or rand(*s, **o))
-    choose_uncertain_points(
-        torch.zeros(2, 1, 4, 4), num_points=num_points, oversample_ratio=3.0,
+    draw_points(
+        Rows(before=0, own=2, after=0),
+        num_points=num_points,
+        oversample_ratio=3.0,
         importance_sample_ratio=0.75,
-    )  # fmt: skip
+        device=CPU,
+    )
     assert shapes == [(2, 3 * num_points, 2), (2, num_points - kept, 2)]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (16, 9)])
+def test_binary_masks_are_read_as_numbers_are(size):
+    masks = torch.rand(4, *size) > 0.5
+    shared = torch.rand(50, 2)
+    expected = sample_points(masks[None].float(), shared[None])[0]
+    torch.testing.assert_close(sample_masks(masks, shared), expected, rtol=0, atol=1e-5)
+    rows, own = torch.tensor([2, 0, 2]), torch.rand(3, 50, 2)
+    expected = sample_points(masks[rows].float()[:, None], own)[:, 0]
+    torch.testing.assert_close(sample_masks(masks, own, rows), expected, rtol=0, atol=1e-5)
+
+
+def test_corners_of_the_unit_square_read_a_quarter():
+    masks = torch.ones(1, 2, 3, dtype=torch.bool)
+    corners = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    torch.testing.assert_close(sample_masks(masks, corners), torch.full((1, 4), 0.25))

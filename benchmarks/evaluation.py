@@ -30,8 +30,9 @@ NOTE_IMAGE = (
 )
 NOTE_LABELS = (
     "From class scores and mask logits of 100 queries on a canvas of 640 x 800 to labels. "
-    "Processor seconds, medians of {repetitions} interleaved rounds; memory is what the step adds to the "
-    "process at most, in a process of its own; the last column counts pixels whose labels differ."
+    "Processor seconds, medians of {repetitions} interleaved rounds; memory is what the step adds "
+    "to the process at most, in a process of its own; the last column counts "
+    "pixels whose labels differ."
 )
 
 

@@ -19,8 +19,9 @@ from maftp.modeling.text_classifier import TEMPLATES, TextEmbeddings, embed_voca
 
 NOTE = (
     "CLIP ConvNeXt-B's text tower, {names} names, 14 sentences each, float32, random weights. "
-    "The textbook gives every sentence 77 positions. Processor seconds, one run of each. `cached` reads "
-    "the file and checks the digests of tower, names and sentences; names do not slow it down."
+    "The textbook gives every sentence 77 positions. Processor seconds, one run of each. `cached` "
+    "reads the file and checks the digests of tower, names and sentences; names do not "
+    "slow it down."
 )
 WORDS = ("wall", "building, edifice", "sky", "traffic light", "swivel chair", "door", "table")
 

@@ -23,6 +23,12 @@ PLAIN = {"str": str, "int": int, "bool": bool, "float": float, "datetime": str, 
 PROFILES = ROOT / "workflow/profiles"
 
 
+@pytest.fixture(autouse=True)
+def plugins(monkeypatch):
+    """Let Snakemake find our plugin, as the container does."""
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'workflow/plugins'}")
+
+
 class RecordingApi(BaseHTTPRequestHandler):
     """Takes every object of Kubernetes' API, keeps it, and says that jobs have failed."""
 
@@ -117,7 +123,7 @@ def test_kubernetes_jobs_are_valid_and_ask_for_what_params_say(finished, api, tm
     asked = container["resources"]["requests"]
     assert asked["nvidia.com/gpu"] == "2"
     assert parse_quantity(asked["memory"]) == 5000 * 10**6
-    assert parse_quantity(asked["cpu"]) == pytest.approx(6 * 0.95, abs=0.001)
+    assert float(parse_quantity(asked["cpu"])) == pytest.approx(6 * 0.95, abs=0.001)
     assert container["image"].startswith("registry.example.org/maftp")
     assert container["args"][1].startswith("cd /maftp &&")
     mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}

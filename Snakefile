@@ -58,6 +58,12 @@ rule datasets:
 rule embeddings:
     input:
         CLIP,
-        sorted({text_embeddings(d, v) for d in NEEDED for v in [*PARAMS.variants, *ABLATION_RUNS]}),
+        sorted(
+            {
+                text_embeddings(d, v)
+                for d in NEEDED
+                for v in [*PARAMS.variants, *ABLATION_RUNS]
+            }
+        ),
     message:
         "CLIP and the text embeddings of {EXPERIMENT} are there"

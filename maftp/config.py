@@ -147,6 +147,17 @@ class Model(_Block):
     """Weight of CLIP for classes unseen in training (fcclip)."""
 
 
+class Validation(_Block):
+    """Scores between training steps; the weights that score best are kept as well."""
+
+    benchmark: str
+    """Name in the catalog; choose another than the ones you report."""
+    period: Positive
+    """Steps between two validations; one more follows the last step."""
+    images: Positive | None = None
+    """Number of its images; null: all."""
+
+
 class Train(_Block):
     """Recipe."""
 
@@ -192,6 +203,8 @@ class Train(_Block):
     checkpoints_kept: Positive
     log_period: Positive
     """Steps between progress lines and logged metrics."""
+    validation: Validation | None = None
+    """Scores, pictures and `best.safetensors` while training; null: none."""
 
 
 class Augmentation(_Block):

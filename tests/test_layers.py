@@ -14,7 +14,7 @@ ALLOWED = {
     "losses": {"errors", "config"},
     "modeling": BASE | {"ops", "losses", "data.vocabulary"},
     "miniworld": BASE | {"data"},
-    "training": BASE | {"ops", "data", "losses", "modeling", "tracking"},
+    "training": BASE | {"ops", "data", "losses", "modeling", "tracking", "evaluation"},
     "evaluation": BASE | {"ops", "data", "modeling", "tracking", "report.figures"},
     "inspection": BASE | {"data", "modeling", "evaluation", "report.figures"},
     "report": BASE,

@@ -10,7 +10,7 @@ import importlib.metadata
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -92,13 +92,7 @@ def evaluate(
         evaluators: list[DatasetEvaluator] = [scorer]
         if folder is not None:
             evaluators.append(subject.drawer(folder, params.evaluate.overlays))
-        loader = build_detection_test_loader(
-            dataset=subject.records,
-            mapper=_Deferred(TestMapper.from_params(params)),
-            num_workers=params.data.workers,
-        )
-        predict = _augmented(params, model, subject)
-        seconds = _run(predict, track(loader, benchmark), DatasetEvaluators(evaluators))
+        seconds = predict_all(_augmented(params, model, subject), subject, evaluators, params)
     scores = scorer.evaluate()
     if scores is None:
         raise RuntimeError("results are written by the first process only")
@@ -172,15 +166,27 @@ def set_classes(
 
 
 @torch.inference_mode()
-def _run(model: Predict, batches: Iterable[list[Any]], evaluators: DatasetEvaluators) -> float:
-    """Predict and score every image; return the seconds it took."""
+def predict_all(
+    predict: Predict, subject: Subject, evaluators: Sequence[DatasetEvaluator], params: Params
+) -> float:
+    """Predict every image of the subject, shared out among processes, and let evaluators see it.
+
+    Returns:
+        Seconds it took.
+    """
+    loader = build_detection_test_loader(
+        dataset=subject.records,
+        mapper=_Deferred(TestMapper.from_params(params)),
+        num_workers=params.data.workers,
+    )
+    all_evaluators = DatasetEvaluators(evaluators)
     start = time.monotonic()
-    evaluators.reset()
-    for batch in batches:
+    all_evaluators.reset()
+    for batch in track(loader, subject.name):
         for item in batch:
             if isinstance(item, MaftpError):
                 raise item
-        evaluators.process(batch, model(batch))
+        all_evaluators.process(batch, predict(batch))
     return time.monotonic() - start
 
 

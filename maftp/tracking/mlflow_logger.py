@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 NOTE = "mlflow.json"
 """File in a run's folder: server, run id, digest and last logged step."""
+PICTURES = "validation"
+"""Folder in a run's folder: a folder of pictures per validated step."""
 
 _SEND_EVERY_SECONDS = 5.0
 _RETRY_AFTER_SECONDS = 60.0
@@ -133,7 +135,16 @@ class MlflowLogger:
         rows = [row for row in self._rows if row["step"] > self._note.step]
         if rows:
             self._store.log_rows(self._run_id, rows)
+            self._send_pictures(rows)
             self._note.keep(self._run_id, step=int(rows[-1]["step"]))
+
+    def _send_pictures(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Send the pictures of the validations that the rows end with."""
+        for row in rows:
+            name = f"{PICTURES}/step-{int(row['step']):08d}"
+            pictures = self._note.path.parent / name
+            if pictures.is_dir():
+                self._store.client.log_artifacts(self._run_id, str(pictures), name)
 
     def _open(self) -> str:
         run = self._find()

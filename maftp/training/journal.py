@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from maftp.training.checkpoint import (
     step_folder,
 )
 from maftp.training.interruption import Pulse
-from maftp.training.meter import Meter, Row, peak_memory
+from maftp.training.meter import SCORE, Meter, Row, peak_memory
 from maftp.training.mirror import Mirror
 from maftp.training.place import Place
 from maftp.training.run_folder import RUN
@@ -79,6 +80,18 @@ class Journal:
         row = self._meter.close(step=step, learning_rate=learning_rate)
         self._numbers["history"].append(row)
         return row
+
+    def note_score(self, row: Row, score: float | None) -> bool:
+        """Add a validation score to the newest row; tell whether it is the best so far.
+
+        The time it took counts as training time, but not as that of the next row's images.
+        """
+        self._meter.leave_out()
+        if score is None:
+            return False
+        scores = [r[SCORE] for r in self._numbers["history"] if SCORE in r]
+        row[SCORE] = score
+        return score > max((s for s in scores if not math.isnan(s)), default=-math.inf)
 
     def save(self, step: int, **more: Any) -> Path:
         """Write the checkpoint of so many steps, from the first worker, and drop old ones."""

@@ -43,7 +43,7 @@ from maftp.training.preflight import check_params
 from maftp.training.ray_environment import set_environment
 from maftp.training.row_file import RowFile
 from maftp.training.run_folder import RUN, WEIGHTS, RunFolder
-from maftp.training.worker import BatchFactory, prepare, train
+from maftp.training.worker import BatchFactory, Validate, prepare, train
 
 logger = logging.getLogger(__name__)
 
@@ -342,10 +342,19 @@ def _work(config: Mapping[str, Job]) -> None:
             facts=job.facts,
             place=place,
             asked_to_stop=StopNote(job.folder).asked_lately,
+            validate=_validation(job, model),
         )
     except MaftpError as error:
         mistake.write_text(str(error))
         raise
+
+
+def _validation(job: Job, model: nn.Module) -> Validate | None:
+    if job.params.train.validation is None:
+        return None
+    from maftp.training.validation import Validation  # seconds to import, for workers alone
+
+    return Validation.from_params(model, job.params, folder=job.folder.parent)
 
 
 def _reporter(job: Job, place: Place) -> Callable[[Row, Path | None], None]:

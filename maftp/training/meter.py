@@ -20,6 +20,8 @@ Row = dict[str, float]
 
 TIMINGS = ("images_per_second", "data_wait", "memory_mb", "seconds")
 """Columns that differ between two equal runs."""
+SCORE = "validation"
+"""Column of validation scores, in percent; only rows that end with a validation have it."""
 
 
 class Meter:
@@ -78,6 +80,10 @@ class Meter:
         self._clear()
         return row
 
+    def leave_out(self) -> None:
+        """Let the next row begin now; what happened since the last one is none of its time."""
+        self._row_start = time.monotonic()
+
     def state(self) -> dict[str, Any]:
         """Return the half row that a checkpoint between two rows must keep; fits into JSON."""
         sums = torch.tensor(list(self._sums.values()), dtype=torch.float64)
@@ -116,7 +122,8 @@ def history_csv(rows: Sequence[Row]) -> str:
     """Return rows as CSV text with a header; numbers are written so that they read back equal."""
     text = io.StringIO()
     if rows:
-        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+        names = dict.fromkeys(name for row in rows for name in row)
+        writer = csv.DictWriter(text, fieldnames=names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     return text.getvalue()
@@ -133,6 +140,7 @@ def progress_line(row: Row, *, total: int, batch: int) -> str:
         batch: images per step over all workers.
     """
     step, speed = int(row["step"]), row["images_per_second"]
+    score = f"  {SCORE} {row[SCORE]:.2f}" if SCORE in row else ""
     terms = "  ".join(
         f"{name.removeprefix('loss_').removesuffix('_loss')} {value:.3f}"
         for name, value in row.items()
@@ -142,7 +150,8 @@ def progress_line(row: Row, *, total: int, batch: int) -> str:
         f"step {step}/{total}  loss {row['loss']:.3f} ({terms})  "
         f"norm {row['gradient_norm']:.3g}  {speed:.1f} images/s  "
         f"{_duration((total - step) * batch / speed)} left  "
-        f"lr {row['learning_rate']:.2e}  data {row['data_wait']:.0%}  {row['memory_mb']:.0f} MB"
+        f"lr {row['learning_rate']:.2e}  data {row['data_wait']:.0%}  "
+        f"{row['memory_mb']:.0f} MB{score}"
     )
 
 

@@ -1,6 +1,8 @@
 """The folder of one run: what is finished lies in it, what is unfinished under `checkpoints/`.
 
 weights.safetensors   written last: where it is, the rest is
+best.safetensors      the weights that scored best, where training was validated
+validation/           pictures of each validation
 history.csv           loss terms, learning rate and speed
 manifest.json         what the run was made of, and how long it took
 checkpoints/          gone when the weights are complete
@@ -24,6 +26,7 @@ from maftp.training.meter import Row, history_csv
 logger = logging.getLogger(__name__)
 
 WEIGHTS = "weights.safetensors"
+BEST = "best.safetensors"
 RUN = "run"
 """Key of the digest of everything a run depends on, in weights and checkpoints."""
 
@@ -69,7 +72,8 @@ class RunFolder:
             lost = Pulse(self.checkpoints).lost(step=numbers["step"], seconds=numbers["seconds"])
             logger.info("%s", describe_loss(step=numbers["step"], lost=lost))
         self.checkpoints.mkdir(parents=True, exist_ok=True)
-        kept = {newest, self.checkpoints / WEIGHTS if self.trained else None}
+        kept = {newest, newest and self.checkpoints / BEST}
+        kept.add(self.checkpoints / WEIGHTS if self.trained else None)
         for path in set(self.checkpoints.iterdir()) - kept:
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
@@ -108,6 +112,9 @@ class RunFolder:
             "peak_memory_mb": round(numbers["peak_memory_bytes"] / 2**20),
         }
         write_json(self.manifest, {**manifest, **measured})
+        (self.path / BEST).unlink(missing_ok=True)
+        if (self.checkpoints / BEST).exists():
+            os.replace(self.checkpoints / BEST, self.path / BEST)
         os.replace(self.checkpoints / WEIGHTS, self.weights)
         self.clear()
 

@@ -20,7 +20,7 @@ from maftp.training.checkpoint import save_weights
 from maftp.training.journal import Journal
 from maftp.training.meter import Row
 from maftp.training.place import Place
-from maftp.training.run_folder import RUN, WEIGHTS
+from maftp.training.run_folder import BEST, RUN, WEIGHTS
 from maftp.training.trainer import Trainer
 from maftp.training.whole_batch import Batch, Order, gather_batch
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 BatchFactory = Callable[[int], Iterator[Batch]]
 """From the step to begin with to an endless iterator of this worker's batches."""
+Validate = Callable[[int], float | None]
+"""From the steps done to a score in percent, on the first worker; None on the others."""
 Report = Callable[[Row, Path | None], None]
 """Told of every row, and of the checkpoint written with it, on every worker."""
 
@@ -97,6 +99,7 @@ def train(
     facts: Mapping[str, Any],
     place: Place,
     asked_to_stop: Callable[[], bool] = lambda: False,
+    validate: Validate | None = None,
 ) -> bool:
     """Train to the last step, from the newest checkpoint in `folder` when there is one.
 
@@ -110,6 +113,8 @@ def train(
         facts: noted in the final weights; "run" among them ties checkpoints to this run.
         place: this worker among all.
         asked_to_stop: the first worker calls it before every step; all stop when it says so.
+        validate: scores the model every `params.train.validation.period` steps and at the end; the
+            weights that score best are kept in `best.safetensors`.
 
     Returns:
         True after the last step, False when training was asked to stop; a checkpoint holds it.
@@ -136,9 +141,13 @@ def train(
         terms, norm = trainer.step(batch, whole, step=step)
         journal.add(terms, norm=norm, waited=waited, step=step + 1)
         done = step + 1
-        saves = done % recipe.checkpoint_period == 0 or done == recipe.iterations
-        if saves or done % recipe.log_period == 0:
+        last = done == recipe.iterations
+        saves = last or done % recipe.checkpoint_period == 0
+        validates = validate is not None and (last or done % recipe.validation.period == 0)
+        if saves or validates or done % recipe.log_period == 0:
             row = journal.close_row(step=done, learning_rate=learning_rate)
+            if validates and journal.note_score(row, validate(done)):
+                save_weights(folder / BEST, model, facts)
             report(row, journal.save(done) if saves else None)
     if place.rank == 0:
         save_weights(folder / WEIGHTS, model, facts)

@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 
 from maftp.errors import TrainingError
 from maftp.training.checkpoint import newest_checkpoint, read_numbers, step_folder
-from maftp.training.meter import TIMINGS
+from maftp.training.meter import TIMINGS, history_csv
 from maftp.training.place import Place
+from maftp.training.run_folder import WEIGHTS
 from maftp.training.trainer import seed_step
 from maftp.training.worker import train
 
@@ -20,7 +21,17 @@ class Killed(Exception):
     """Stands for the end of the process."""
 
 
-def run(tiny, folder, params, *, seed=0, stop_after=None, batches=None, asked_to_stop=None):
+def run(
+    tiny,
+    folder,
+    params,
+    *,
+    seed=0,
+    stop_after=None,
+    batches=None,
+    asked_to_stop=None,
+    validate=None,
+):
     """Train the tiny model; return its reports, or stop after some step as a kill would."""
     reports = []
 
@@ -39,6 +50,7 @@ def run(tiny, folder, params, *, seed=0, stop_after=None, batches=None, asked_to
         facts={"run": "abc"},
         place=Place(rank=0, world_size=1, device=torch.device("cpu")),
         asked_to_stop=asked_to_stop or (lambda: False),
+        validate=validate,
     )
     return reports
 
@@ -236,3 +248,31 @@ def test_random_points_differ_between_steps_and_workers():
     assert torch.equal(draw(0, 5, 1), draw(0, 5, 1))
     draws = [draw(*place) for place in ((0, 5, 1), (1, 5, 1), (0, 6, 1), (0, 5, 0), (5, 0, 1))]
     assert len({tuple(values.tolist()) for values in draws}) == len(draws)
+
+
+@pytest.mark.parametrize("stop_after", [None, 6, 10])
+def test_the_best_weights_are_kept(tiny, tmp_path, stop_after):
+    # Validated at 5, 10 and 12; 10 is the best. A kill at 6 or 10 goes on from 5.
+    scores = {5: 20.0, 10: 30.0, 12: 25.0}
+    recipe = {"checkpoint_period": 5, "checkpoints_kept": 9}
+    params = tiny.tiny_params(validation={"benchmark": "A-150", "period": 5}, **recipe)
+    if stop_after is not None:
+        with pytest.raises(Killed):
+            run(tiny, tmp_path / "a", params, stop_after=stop_after, validate=scores.get)
+    run(tiny, tmp_path / "a", params, validate=scores.get)
+    run(tiny, tmp_path / "b", tiny.tiny_params(**recipe))
+    best, last = load_file(tmp_path / "a/best.safetensors"), load_file(tmp_path / "a" / WEIGHTS)
+    unvalidated = load_file(tmp_path / "b" / WEIGHTS)
+    assert all(torch.equal(last[name], unvalidated[name]) for name in last)
+    tenth = load_file(step_folder(tmp_path / "b", 10) / "model.safetensors")
+    assert all(torch.equal(best[name], tenth[name]) for name in tenth)
+    rows = history(tmp_path / "a")
+    assert {row["step"]: row["validation"] for row in rows if "validation" in row} == scores
+    text = history_csv(rows).splitlines()
+    assert text[0].endswith(",validation") and text[1].endswith(",") and text[-1].endswith(",25.0")
+
+
+def test_a_score_that_is_no_number_is_never_the_best(tiny, tmp_path):
+    params = tiny.tiny_params(validation={"benchmark": "A-150", "period": 12})
+    run(tiny, tmp_path, params, validate=lambda step: float("nan"))
+    assert not (tmp_path / "best.safetensors").exists()

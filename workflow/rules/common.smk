@@ -66,7 +66,11 @@ ABLATION_SEEDS = list((PARAMS.ablations.seeds if HAS_GRID else None) or PARAMS.s
 TRAINED = [v for v in PARAMS.variants if PARAMS.for_variant(v).weights is None]
 SCORED = list(dict.fromkeys([*BENCHMARKS, *ABLATION_BENCHMARKS]))
 EVALUATED = list(dict.fromkeys(CATALOG.benchmarks[name].dataset for name in SCORED))
-NEEDED = list(dict.fromkeys(([PARAMS.data.train] if TRAINED else []) + EVALUATED))
+VALIDATION = PARAMS.train.validation if TRAINED else None
+VALIDATED = [CATALOG.benchmark(VALIDATION.benchmark).dataset] if VALIDATION else []
+NEEDED = list(
+    dict.fromkeys([*([PARAMS.data.train] if TRAINED else []), *VALIDATED, *EVALUATED])
+)
 TRAINING_NAMES = CATALOG.source_of_vocabulary(
     CATALOG.datasets[PARAMS.data.train].vocabulary
 )

@@ -4,7 +4,9 @@ rule train:
         data=layout.manifest_path(ROOT, PARAMS.data.train),
         clip=CLIP,
         text=lambda wildcards: text_embeddings(PARAMS.data.train, wildcards.variant),
+        validation=[layout.manifest_path(ROOT, name) for name in VALIDATED],
     output:
+        **({"best": f"{RUN}/best.safetensors"} if VALIDATION else {}),
         weights=f"{RUN}/weights.safetensors",
         history=f"{RUN}/history.csv",
         manifest=f"{RUN}/manifest.json",

@@ -1,8 +1,8 @@
 """Snakemake's Kubernetes executor where Snakemake and all pods mount one volume at one path.
 
-The plugin itself declares that pods share no file system, and Snakemake then insists on moving every
-file through object storage, whatever `shared-fs-usage` says. Data sets and checkpoints are far more
-files than rules name, so here jobs share a volume, and only that declaration is replaced.
+The plugin itself declares that pods share no file system, and Snakemake then insists on moving
+every file through object storage, whatever `shared-fs-usage` says. Data sets and checkpoints are
+far more files than rules name, so here jobs share a volume, and only that declaration is replaced.
 """
 
 from __future__ import annotations

@@ -7,8 +7,10 @@ at their defaults: read, a pass over the image per class, save. It checks nothin
 the one of `maftp convert`, from listing the files to the manifest, all checks included. Both must
 give the same pixels. Images are drawn: regions with rough borders under the sizes named below.
 
-Two clocks are shown. The wall clock decides what a user waits for, but not on a machine that does
-other work at the same time; processor time per image is nearly free of that.
+How much a further core can gain at most on this machine is measured too: several plain loops side
+by side, which share nothing but the machine. Two clocks are shown. The wall clock decides what a
+user waits for, but not on a machine that does other work at the same time; processor time per image
+is nearly free of that.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import multiprocessing
 import os
 import platform
 import resource
@@ -46,6 +49,7 @@ COCO_IDS = [i for i in range(1, 183) if i not in REMOVED_IDS]
 FULL_IDS = np.random.default_rng(0).permutation(np.arange(6, 3157))[:847].tolist()
 DRAWN = 12
 """Different images; the others are copies under another name."""
+RUNS = ("loop", "loops side by side", "one process", "all cores")
 LOOPED = 0.1
 """Part of the images that the plain loop does: its rate does not depend on their number."""
 
@@ -251,26 +255,27 @@ def _processor_seconds() -> float:
 
 def measure(subject: Subject, *, images: int, repeats: int, cores: int) -> dict[str, object]:
     """Time the loop, one process and all cores, in turn; return rates of the median run."""
-    found: dict[str, list[Timing]] = {"loop": [], "one process": [], "all cores": []}
+    found: dict[str, list[Timing]] = {name: [] for name in RUNS}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         catalog, stems = prepare(subject, root, images)
         looped = stems[: max(round(images * LOOPED), DRAWN)]
         for repeat in range(repeats):
             found["loop"].append(timed(lambda: run_loop(subject, root, looped)))
+            found["loops side by side"].append(
+                timed(lambda: run_loops(subject, root, looped, cores))
+            )
             for name, workers in (("one process", 1), ("all cores", cores)):
                 found[name].append(timed(lambda w=workers: run(subject, catalog, root, w)))
                 if repeat == 0:
                     compare(subject, catalog, root, stems)
                 remove_outputs(subject, catalog, root)
+    counts = dict(zip(RUNS, (len(looped), cores * len(looped), images, images), strict=True))
     return {
         "dataset": subject.dataset,
         "sizes": [f"{width} x {height}" for height, width in subject.sizes],
         **{
-            name: {
-                "images": len(looped) if name == "loop" else images,
-                **rates(runs, len(looped) if name == "loop" else images),
-            }
+            name: {"images": counts[name], **rates(runs, counts[name])}
             for name, runs in found.items()
         },
     }
@@ -292,6 +297,25 @@ def run_loop(subject: Subject, root: Path, stems: list[str]) -> None:
     (root / "loop").mkdir()
     for stem in stems:
         subject.loop(root, stem)
+
+
+def run_loops(subject: Subject, root: Path, stems: list[str], count: int) -> None:
+    """Do the plain loop in several processes at once, each over all images."""
+    fork = multiprocessing.get_context("fork")
+    places = [root / f"beside{index}" for index in range(count)]
+    for place in places:
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir()
+        for entry in root.iterdir():
+            if entry.name in ("ade", "coco", "VOCdevkit"):
+                (place / entry.name).symlink_to(entry)
+    processes = [fork.Process(target=run_loop, args=(subject, place, stems)) for place in places]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        if process.exitcode:
+            sys.exit(f"{subject.dataset}: a loop failed")
 
 
 def run(subject: Subject, catalog: Catalog, root: Path, workers: int) -> None:
@@ -331,18 +355,22 @@ def describe(results: list[dict], facts: dict[str, object]) -> str:
         "",
         "Median of the runs. *Loop*: one process, the same libraries, a pass per class, no checks.",
         "*Per core*: processor time of the loop over that of the conversion, which is steady on a",
-        "machine with other work. *Cores*: rate on all cores over that of one process.",
+        "machine with other work. *Cores*: rate on all cores over that of one process. *Limit*:",
+        "the same of plain loops side by side, which share nothing: what the machine can gain.",
         "",
         "| data set | images/s, loop | images/s, one process | images/s, all cores | per core |"
-        " cores |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        " cores | limit |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for result in results:
         loop, one, many = (result[key] for key in ("loop", "one process", "all cores"))
         per_core = loop["processor_ms_per_image"] / one["processor_ms_per_image"]
         cores = many["images_per_second"] / one["images_per_second"]
+        limit = result["loops side by side"]["images_per_second"] / loop["images_per_second"]
         rates = " | ".join(f"{r['images_per_second']:.0f}" for r in (loop, one, many))
-        lines.append(f"| {result['dataset']} | {rates} | {per_core:.1f} x | {cores:.2f} x |")
+        lines.append(
+            f"| {result['dataset']} | {rates} | {per_core:.1f} x | {cores:.2f} x | {limit:.2f} x |"
+        )
     lines += ["", "| data set | processor ms per image: loop | one process | all cores |"]
     lines += ["| --- | ---: | ---: | ---: |"]
     for result in results:

@@ -22,7 +22,7 @@ from maftp.data.images import link_or_copy
 from maftp.data.layout import archives_dir, stamp_path
 from maftp.data.space import FullDiskError, check_space, full_disk_named
 from maftp.errors import DataError, DownloadError
-from maftp.files import write_json
+from maftp.files import atomic_path, write_json
 from maftp.lock import locked
 from maftp.progress import track
 
@@ -215,4 +215,5 @@ def _remove_other_version(name: str, source: Source, root: Path, digest: str) ->
                 shutil.rmtree(place)
             else:
                 place.unlink(missing_ok=True)
-    state.write_text(digest)
+    with atomic_path(state) as temporary:  # not written over: it may be a link into DVC's cache
+        temporary.write_text(digest)

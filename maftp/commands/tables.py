@@ -22,6 +22,9 @@ def _add_scores(commands: argparse._SubParsersAction) -> None:
         commands, "scores", "Write the scores of a run for dvc metrics and dvc plots.", _scores
     )
     parser.add_argument("folder", type=Path, help="results/EXPERIMENT/VARIANT/seedN")
+    parser.add_argument(
+        "--benchmarks", nargs="+", help="which to read (default: `benchmarks` of the parameters)"
+    )
     parser.add_argument("--metrics", type=Path, required=True, help=".json file to write")
     parser.add_argument("--plots", type=Path, required=True, help="folder of .csv files to write")
 
@@ -29,7 +32,8 @@ def _add_scores(commands: argparse._SubParsersAction) -> None:
 def _scores(options: argparse.Namespace) -> None:
     from maftp.report.scores import read_results, write_metrics, write_plots
 
-    results = read_results(options.folder, benchmarks=read_params(options).benchmarks)
+    benchmarks = options.benchmarks or read_params(options).benchmarks
+    results = read_results(options.folder, benchmarks=benchmarks)
     write_metrics(results, options.metrics)
     write_plots(results, options.plots)
 

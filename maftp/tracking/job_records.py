@@ -28,6 +28,7 @@ _METADATA = Path(".snakemake/metadata")
 _INCOMPLETE = Path(".snakemake/incomplete")
 _LONGEST_NAME = 254
 _OF_EVALUATION = ("evaluation", "metrics.json", "plots")
+_TABLES = ("table", "ablations")
 _TIMESTAMP = ".snakemake_timestamp"
 _CLOCK_SECONDS = 1e-3
 
@@ -141,7 +142,7 @@ def _stage(path: Path, experiment: str, root: Path) -> str | None:
     if len(parts) > 4 and parts[3].startswith("seed"):
         step = "evaluate" if parts[4] in _OF_EVALUATION else "train"
         return f"{step}-{parts[2]}-{parts[3].removeprefix('seed')}"
-    return "table"
+    return path.stem if path.stem in _TABLES else None
 
 
 def _folder(project: Path, experiment: str) -> Path:

@@ -76,6 +76,12 @@ class Clone(Checkout):
             yaml.safe_dump(merged(yaml.safe_load(path.read_text()), change), sort_keys=False)
         )
 
+    def leave_out(self, stages: set[str]) -> None:
+        path = self.path / "dvc.yaml"
+        content = yaml.safe_load(path.read_text())
+        kept = {name: stage for name, stage in content["stages"].items() if name not in stages}
+        path.write_text(yaml.safe_dump(content | {"stages": kept}, sort_keys=False))
+
 
 def merged(base: dict, over: dict) -> dict:
     both = {k: merged(base[k], v) for k, v in over.items() if isinstance(v, dict) and k in base}
@@ -103,6 +109,7 @@ def first(finished, tmp_path_factory) -> tuple[Clone, str]:
         else:
             shutil.copy(source, target)
     clone.change_params(yaml.safe_load(SMOKE.read_text()) | {"benchmarks": BENCHMARKS})
+    clone.leave_out({"cell", "scored_cell", "ablations"})  # of the grid of the whole experiment
     for name in ("datasets", "weights"):
         shutil.copytree(finished.path / name, clone.path / name)
     notes = clone.path / "results/smoke/jobs"

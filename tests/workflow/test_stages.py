@@ -18,6 +18,9 @@ RULES = {
     "evaluate": {"evaluate": ("evaluate",), "report": ("scores",)},
     "control": {"evaluate": ("evaluate",), "report": ("scores",)},
     "table": {"report": ("experiment_table", "table")},
+    "cell": {"train": ("train",), "evaluate": ("evaluate",), "report": ("scores",)},
+    "scored_cell": {"evaluate": ("evaluate",), "report": ("scores",)},
+    "ablations": {"report": ("experiment_ablations", "ablations")},
 }
 """Which rules a stage calls, by the file they stand in."""
 
@@ -99,6 +102,18 @@ def test_variants_are_those_of_the_parameters():
         assert "/fcclip/seed" in named[name]
         assert f"results/${{experiment}}/{name}" in STAGES["table"]["deps"]
     assert any("/fcclip/seed" in dep for dep in STAGES["control"]["deps"])
+
+
+def test_cells_are_those_of_the_grid():
+    runs = load_params(ROOT / "params.yaml").grid.runs
+    given = DVC["vars"][0]
+    assert given["cells"] == [name for name, values in runs.items() if values["weights"] is None]
+    scored = {name: values["weights"] for name, values in runs.items() if values["weights"]}
+    assert given["scored_cells"] == list(scored)
+    assert all("/ablation-frozen/seed" in weights for weights in scored.values())
+    assert any("/ablation-frozen/seed" in dep for dep in STAGES["scored_cell"]["deps"])
+    deps = [dep for dep in STAGES["ablations"]["deps"] if dep.startswith("results/")]
+    assert deps == [f"results/${{experiment}}/{name}" for name in runs]
 
 
 def test_every_profile_compares_contents():

@@ -154,6 +154,11 @@ def text_embeddings(dataset, variant):
     return f"{folder}/{entry.vocabulary}{'.all_rows' if entry.keep_row_zero else ''}.safetensors"
 
 
+def benchmarks_of(variant):
+    """Return what a variant is scored on: runs of the grid alone on its benchmarks."""
+    return BENCHMARKS if variant in PARAMS.variants else ABLATION_BENCHMARKS
+
+
 def run_weights(wildcards):
     """Return the checkpoint a variant is evaluated with: its own, or the one its parameters name."""
     named = PARAMS.for_variant(wildcards.variant).weights

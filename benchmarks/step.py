@@ -14,14 +14,15 @@ import subject
 import textbook
 import torch
 
+from maftp.modeling.segmenter import Segmenter
 from maftp.ops import backends, native
 
 CLASSES = 171
 NOTE = (
     "MAFT+ {experiment}, {height} x {width}, batch 1, {masks} true masks, {classes} classes, "
     "float32: forward and backward, no optimizer. Seconds are processor seconds (wall clock on a "
-    "GPU), medians of {repetitions} interleaved rounds; memory is what a step adds to the process "
-    "at most, in a process of its own."
+    "GPU), medians of {repetitions} interleaved rounds; memory is what a step adds at most to a "
+    "process of its own that holds parameters and gradients already: activations."
 )
 
 
@@ -29,9 +30,13 @@ def main() -> None:
     """Time all variants, then measure each one's memory in a process of its own."""
     options = _options()
     if options.peak:
-        print(measure.peak_megabytes(_variants(options)[options.peak]))
+        variants, model = _variants(options)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.grad = torch.zeros_like(parameter)
+        print(measure.peak_megabytes(variants[options.peak]))
         return
-    variants = _variants(options)
+    variants, _ = _variants(options)
     times = measure.interleaved(variants, repetitions=options.repetitions)
     size = ["--height", options.height, "--width", options.width, "--masks", options.masks]
     sizes = [*map(str, size), "--experiment", options.experiment]
@@ -61,7 +66,7 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _variants(options: argparse.Namespace) -> dict[str, Callable[[], Any]]:
+def _variants(options: argparse.Namespace) -> tuple[dict[str, Callable[[], Any]], Segmenter]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = subject.model_of(options.experiment, num_classes=CLASSES, training=True).to(device)
     item = subject.training_item(
@@ -72,7 +77,7 @@ def _variants(options: argparse.Namespace) -> dict[str, Callable[[], Any]]:
     usable = [name for name in backends.PREFERENCE[device] if backends.status()[name] is None]
     for name in reversed(usable):
         variants[f"ours, operator: {name}"] = partial(step, nullcontext, name)
-    return variants
+    return variants, model
 
 
 def _step(model: Any, item: dict[str, Any], recipe: Callable[[], Any], backend: str) -> None:

@@ -181,7 +181,11 @@ class Train(_Block):
     clip_gradients: NonNegative
     """Largest global L2 norm of the gradient."""
     amp: bool
-    """float16 autocast with loss scaling; needs a GPU."""
+    """Autocast in `amp_dtype`; needs a GPU."""
+    amp_dtype: Literal["float16", "bfloat16"] = "float16"
+    """float16 comes with loss scaling; bfloat16 needs none, and a GPU of 2020 or later."""
+    recompute_trunk: bool = False
+    """Compute CLIP's trunk anew in the backward pass instead of keeping its inner activations."""
     class_weight: NonNegative
     mask_weight: NonNegative
     dice_weight: NonNegative

@@ -54,8 +54,11 @@ def build_model(
     compensated = teacher and params.train.rc_weight > 0
     if compensated:
         check_training_width(params)
+    frozen = backbone.frozen_copy(trunk_only=not whole_teacher) if compensated else None
+    if params.train.recompute_trunk:
+        backbone.recompute_trunk()
     return MaftPlus(
-        teacher=backbone.frozen_copy(trunk_only=not whole_teacher) if compensated else None,
+        teacher=frozen,
         cdt=(
             ContentDependentTransfer.from_params(params, embed_dim=backbone.embed_dim)
             if params.model.cdt.enabled

@@ -137,6 +137,10 @@ class ClipBackbone(nn.Module):
         for module in self.trainable_modules():
             module.requires_grad_(True)
 
+    def recompute_trunk(self) -> None:
+        """Keep no inner activations of the stages for the backward pass, but compute them anew."""
+        self.clip_model.visual.trunk.set_grad_checkpointing(True)
+
     def frozen_copy(self, *, trunk_only: bool) -> ClipBackbone:
         """Return a frozen copy, a teacher; `trunk_only` leaves out the text tower and the head."""
         clip_model = _trunk_of(self.clip_model) if trunk_only else self.clip_model

@@ -44,7 +44,8 @@ def _check_gpus(params: Params) -> None:
     recipe = params.train
     if recipe.amp and not recipe.gpus_per_worker:
         raise ParamsError(
-            "train.amp: float16 needs a GPU; set train.gpus_per_worker to 1 or train.amp to false"
+            f"train.amp: {recipe.amp_dtype} needs a GPU; set train.gpus_per_worker to 1 or "
+            "train.amp to false"
         )
     here = recipe.workers // params.resources.nodes
     wanted, found = recipe.gpus_per_worker * here, torch.cuda.device_count()

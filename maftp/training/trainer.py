@@ -51,7 +51,8 @@ class Trainer:
         self._fill = model.pixel_mean.cpu()
         self._optimizer = build_optimizer(model, model.parameter_groups(), params=params)
         self._scheduler = build_scheduler(self._optimizer, params=params)
-        self._scaler = torch.amp.GradScaler(place.device.type, enabled=params.train.amp)
+        scaled = params.train.amp and params.train.amp_dtype == "float16"
+        self._scaler = torch.amp.GradScaler(place.device.type, enabled=scaled)
         self._model = _distribute(model, place)
         parts = {
             "optimizer": self._optimizer, "scheduler": self._scheduler, "scaler": self._scaler
@@ -111,10 +112,11 @@ class Trainer:
     def _add_gradients(self, part: Batch, share: BatchShare, *, step: int) -> dict[str, float]:
         """Compute the losses of one pass and add their gradients; return the loss terms."""
         seed_step(self._seed, step, self._stream(share))
-        enabled = self._params.train.amp
+        recipe = self._params.train
+        dtype = getattr(torch, recipe.amp_dtype)
         with (
             computing(share),
-            torch.autocast(self._place.device.type, dtype=torch.float16, enabled=enabled),
+            torch.autocast(self._place.device.type, dtype=dtype, enabled=recipe.amp),
         ):
             losses: dict[str, Tensor] = self._model(part)
         values = torch.stack([loss.detach().float() for loss in losses.values()]).tolist()

@@ -76,6 +76,41 @@ def test_two_passes_of_the_student_would_give_the_same_gradients(build, batch):
         torch.testing.assert_close(gradient, twice[name], atol=1e-6, rtol=1e-5)
 
 
+def test_recomputing_the_trunk_gives_the_same_gradients_from_less_memory(build, batch):
+    gradients, kept = [], []
+    for recompute in (False, True):
+        model = build(train={"recompute_trunk": recompute}).train()
+        model.set_training_vocabulary(TRAIN)
+        saved = {}
+
+        def pack(tensor, saved=saved):
+            saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        torch.manual_seed(0)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            losses = model(batch)
+        sum(losses.values()).backward()
+        gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+        kept.append(sum(saved.values()))
+    assert kept[1] < 0.9 * kept[0]
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-5, atol=1e-7)
+
+
+def test_losses_in_bfloat16_are_those_in_float32_roughly(model, batch):
+    torch.manual_seed(0)
+    expected = model(batch)
+    torch.manual_seed(0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = model(batch)
+    for name in ("ranking_loss", "rc_loss"):  # computed in float32 from rounded features
+        assert losses[name].dtype == torch.float32
+    for name, loss in losses.items():
+        assert loss.item() == pytest.approx(expected[name].item(), rel=0.1, abs=0.02), name
+
+
 def test_bit_masks_are_taken_too(model, batch):
     torch.manual_seed(0)
     expected = model.train()(batch)["loss_mask"]

@@ -276,3 +276,12 @@ def test_a_score_that_is_no_number_is_never_the_best(tiny, tmp_path):
     params = tiny.tiny_params(validation={"benchmark": "A-150", "period": 12})
     run(tiny, tmp_path, params, validate=lambda step: float("nan"))
     assert not (tmp_path / "best.safetensors").exists()
+
+
+def test_bfloat16_needs_no_loss_scaling(tiny, tmp_path):
+    run(tiny, tmp_path / "a", tiny.tiny_params())
+    run(tiny, tmp_path / "b", tiny.tiny_params(amp=True, amp_dtype="bfloat16"))
+    parts = torch.load(newest_checkpoint(tmp_path / "b") / "optimizer.pt", weights_only=True)
+    assert parts["scaler"] == {}
+    exact, rounded = ([row["loss"] for row in history(tmp_path / name)] for name in "ab")
+    assert rounded == pytest.approx(exact, rel=0.05) and rounded != exact

@@ -7,11 +7,12 @@ whether there is an object) and FC-CLIP's geometric ensemble.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from maftp.modeling.constants import constant
 
 MAX_LOGIT_SCALE = 100.0
 SCORE_FLOOR = 1e-8
@@ -87,8 +88,7 @@ def best_synonyms(logits: Tensor, num_synonyms: Sequence[int]) -> Tensor:
     return torch.cat([best, logits[..., -1:]], dim=-1)
 
 
-@lru_cache(maxsize=8)
-@torch.inference_mode(False)
+@constant
 def _synonym_rows(num_synonyms: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the first row of every class (K,), and all its rows (K, n_max).
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,6 +11,7 @@ import torch.nn.functional as F
 from detectron2.layers import Conv2d
 from torch import Tensor, nn
 
+from maftp.modeling.constants import constant
 from maftp.modeling.position_encoding import sine_encoding
 from maftp.ops import ms_deform_attn
 
@@ -240,8 +240,7 @@ class DeformableAttention(nn.Module):
             nn.init.zeros_(projection.bias)
 
 
-@lru_cache(maxsize=8)
-@torch.inference_mode(False)
+@constant
 def pixel_centres(height: int, width: int, *, device: torch.device) -> Tensor:
     """Return the centres (x, y) of all pixels in units of width and height, (height * width, 2)."""
     rows = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) / height
@@ -250,8 +249,7 @@ def pixel_centres(height: int, width: int, *, device: torch.device) -> Tensor:
     return torch.stack([x, y], dim=-1).flatten(0, 1)
 
 
-@lru_cache(maxsize=8)
-@torch.inference_mode(False)
+@constant
 def level_sizes(shapes: tuple[tuple[int, int], ...], *, device: torch.device) -> Tensor:
     """Return (width, height) of each level, (L, 2) float32; kept, so that no layer copies them."""
     sizes = [(width, height) for height, width in shapes]

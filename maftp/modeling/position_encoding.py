@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 
 import torch
 from torch import Tensor
+
+from maftp.modeling.constants import constant
 
 TEMPERATURE = 10000.0
 EPSILON = 1e-6
 
 
-@lru_cache(maxsize=8)
-@torch.inference_mode(False)
+@constant
 def sine_encoding(height: int, width: int, channels: int, *, device: torch.device) -> Tensor:
     """Return the position code of every pixel, row by row; the latest few are kept, so read only.
 

@@ -1,0 +1,31 @@
+"""Tensors that depend on sizes alone: made once, not in every layer of every image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import ParamSpec, TypeVar
+
+import torch
+
+Given = ParamSpec("Given")
+Made = TypeVar("Made")
+
+_KEPT = 8
+"""Results kept per function: images of one data set come in a few sizes at a time."""
+
+
+def constant(function: Callable[Given, Made]) -> Callable[Given, Made]:
+    """Keep the latest results of a function of hashable arguments; results must not be changed.
+
+    While a program is exported or compiled nothing is kept: its tensors are symbols.
+    """
+    kept = lru_cache(_KEPT)(torch.inference_mode(False)(function))
+
+    @wraps(function)
+    def call(*args: Given.args, **kwargs: Given.kwargs) -> Made:
+        if torch.compiler.is_compiling():
+            return function(*args, **kwargs)
+        return kept(*args, **kwargs)
+
+    return call

@@ -3,7 +3,7 @@
 # make test    set up .venv when needed, run all tests
 # make lint    formatters and linters, as CI runs them
 # make clip    train the miniature CLIP anew (23 minutes on two busy cores)
-# make bench   time step, evaluation, operator and text against the plain recipe (minutes)
+# make bench   time step, evaluation, operator, text, loading against the plain recipe (10 minutes)
 # make pins    resolve envs/*.in into the pinned files with hashes
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
@@ -40,7 +40,7 @@ clip: env
 	@$(SNAKEMAKE) weights/clip/retrained.safetensors
 
 bench: env
-	@for name in deformable_attention step evaluation text; do \
+	@for name in deformable_attention step evaluation text loading; do \
 	  OMP_NUM_THREADS=1 $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 pins: env

@@ -108,8 +108,9 @@ def first(finished, tmp_path_factory) -> tuple[Clone, str]:
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, target)
-    clone.change_params(yaml.safe_load(SMOKE.read_text()) | {"benchmarks": BENCHMARKS})
-    clone.leave_out({"cell", "scored_cell", "ablations"})  # of the grid of the whole experiment
+    smallest = {"benchmarks": BENCHMARKS, "ablations": None}
+    clone.change_params(yaml.safe_load(SMOKE.read_text()) | smallest)
+    clone.leave_out({"cell", "scored_cell", "ablations"})
     for name in ("datasets", "weights"):
         shutil.copytree(finished.path / name, clone.path / name)
     notes = clone.path / "results/smoke/jobs"

@@ -15,7 +15,7 @@ import yaml
 from kubernetes import client
 from kubernetes.utils.quantity import parse_quantity
 
-from tests.workflow.conftest import ROOT, Checkout
+from tests.workflow.conftest import BIN, ROOT, Checkout
 
 pytestmark = pytest.mark.slow
 
@@ -108,9 +108,9 @@ def test_kubernetes_jobs_are_valid_and_ask_for_what_params_say(finished, api, tm
         "resources": {"train": {"memory_mb": 5000, "minutes": 30}},
     }
     (path / "gpus.yaml").write_text(yaml.safe_dump(gpus))
-    done = Checkout(path).snakemake(
-        "results/table.csv", "--workflow-profile", str(PROFILES / "kubernetes"),
-        "--retries", "0", params=["smoke.yaml", "gpus.yaml"], ok=False,
+    done = Checkout(path).run(  # without --cores, which would cut the jobs' own down to them
+        BIN / "snakemake", "results/table.csv", "--workflow-profile", PROFILES / "kubernetes",
+        "--retries", "0", "--configfile", "smoke.yaml", "gpus.yaml", ok=False,
     )  # fmt: skip
     jobs = [body for place, body in api.created if place.endswith("/jobs")]
     assert jobs, done.stdout + done.stderr

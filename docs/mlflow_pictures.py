@@ -37,7 +37,8 @@ def main(uri: str, experiment: str, folder: Path) -> None:
     """Take all pictures of an experiment."""
     with serving(uri) as address, browsing() as browser:
         page = open_page(browser)
-        runs = trainings(uri, experiment)
+        names = ("maftp-seed0", "fcclip-seed0")
+        runs = [run for run in trainings(uri, experiment) if run.info.run_name in names]
         take(open_runs(page, address, runs), folder / "mlflow_runs.png")
         compare_runs(page, [run.info.run_name for run in runs])
         take(page, folder / "mlflow_compare.png")

@@ -135,10 +135,13 @@ def _regions(
     ignore_label: int,
 ) -> Iterator[tuple[int, int, int, float]]:
     """Yield truth, name before, name after and cosine of every region of an image."""
+    labels = read_label(Path(record["sem_seg_file_name"]))
+    if (labels == ignore_label).all():
+        return
     item = mapper(record)
     images = model.preprocess([item])
     classes, masks = region_masks(
-        read_label(Path(record["sem_seg_file_name"])),
+        labels,
         ignore_label=ignore_label,
         size=tuple(images.image_sizes[0]),
         canvas=tuple(images.tensor.shape[-2:]),

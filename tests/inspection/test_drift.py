@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
+from PIL import Image
 
-from maftp.inspection.drift import RegionNames, region_masks, summarise
+from maftp.inspection.drift import RegionNames, _regions, region_masks, summarise
 
 
 def test_masks_of_a_label_map_are_resized_and_padded():
@@ -13,6 +14,13 @@ def test_masks_of_a_label_map_are_resized_and_padded():
     assert masks[0, 0, 3, 3] == 0.5 and masks[0, 1, 0, 0] == 0.5
     assert masks[0, 0, 0, 0] == -0.5
     assert region_masks(labels * 0 + 255, ignore_label=255, size=(4, 4), canvas=(4, 4))[0] == []
+
+
+def test_an_image_without_ground_truth_has_no_regions(tmp_path):
+    Image.fromarray(np.full((4, 6), 255, np.uint8)).save(tmp_path / "label.png")
+    record = {"sem_seg_file_name": str(tmp_path / "label.png")}
+    nothing = {"model": None, "original": None, "mapper": None}  # it is not even predicted
+    assert list(_regions(record=record, ignore_label=255, **nothing)) == []
 
 
 def test_accuracies_before_and_after_for_seen_and_unseen_classes():

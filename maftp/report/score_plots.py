@@ -104,21 +104,32 @@ def plot_cost(
         )
         numbers = pd.concat([numbers, cells], ignore_index=True)
     groups = list(dict.fromkeys(numbers.group))
-    figure = new_figure(width=5.2 * len(groups) + 0.4, height=4.4, columns=len(groups))
+    figure = new_figure(
+        width=5.2 * len(groups) + 0.4, height=4.4 + 0.05 * len(numbers), columns=len(groups)
+    )
     for axes, group in zip(figure.axes, groups, strict=True):
         rows = numbers[numbers.group == group]
+        numbered = len(rows) > len(MARKERS)  # marks repeat then, so each has its number
         for index, row in enumerate(rows.itertuples()):
+            number = f"{index + 1}  " if numbered else ""
             axes.plot(
                 row.minutes,
                 row.mIoU,
                 MARKERS[index % len(MARKERS)],
                 color=COLOURS[index % len(COLOURS)],
-                label=f"{row.name} ({row.trainable_parameters / 1e6:.2f} M)",
+                label=f"{number}{row.name} ({row.trainable_parameters / 1e6:.2f} M)",
+            )
+            axes.annotate(
+                number.strip(),
+                (row.minutes, row.mIoU),
+                xytext=(4, 3),
+                textcoords="offset points",
+                fontsize=6.5,
             )
         axes.set(xlabel="training, minutes", ylabel="mean mIoU (b), percent", title=group)
         axes.margins(y=0.15)
-        axes.set_xlim(0, 1.1 * rows.minutes.max())
-        small = {"fontsize": 6.5} if len(rows) > 6 else {}
+        axes.set_xlim(0.8 * rows.minutes.min() if numbered else 0, 1.1 * rows.minutes.max())
+        small = {"fontsize": 6.5} if numbered else {}
         axes.legend(
             frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, **small
         )

@@ -29,6 +29,8 @@ BROWSER_ARGUMENTS = (
     "--disable-component-update", "--no-first-run",
 )  # fmt: skip
 WIDTH, HEIGHT = 1500, 950
+SHOWN = {"x": 0, "y": 0, "width": 1110, "height": 950}
+"""What is kept of it: not the assistant at the right."""
 _START_SECONDS = 600
 _PAGE_MILLISECONDS = 300_000
 
@@ -128,15 +130,15 @@ def open_curves(page: Page, address: str, run: Run) -> Page:
     """Open the curves of one run."""
     info = run.info
     page.goto(f"{address}/#/experiments/{info.experiment_id}/runs/{info.run_id}/model-metrics")
-    page.get_by_text("rc_loss", exact=True).first.wait_for()
+    page.get_by_placeholder("Search metric charts").fill("loss")
+    page.get_by_text("loss_ce", exact=True).first.wait_for()
     return page
 
 
 def take(page: Page, path: Path) -> None:
-    """Save what the page shows, once it is still."""
-    page.wait_for_load_state("networkidle")
-    page.wait_for_timeout(2000)
-    page.screenshot(path=str(path))
+    """Save what the page shows after some seconds; it never stops asking the server."""
+    page.wait_for_timeout(6000)
+    page.screenshot(path=str(path), clip=SHOWN)
 
 
 if __name__ == "__main__":

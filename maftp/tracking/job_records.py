@@ -28,6 +28,7 @@ _METADATA = Path(".snakemake/metadata")
 _INCOMPLETE = Path(".snakemake/incomplete")
 _LONGEST_NAME = 254
 _OF_EVALUATION = ("evaluation", "metrics.json", "plots")
+_OF_TRAINING = ("weights.safetensors", "history.csv", "manifest.json")
 _TABLES = ("table", "ablations")
 _TIMESTAMP = ".snakemake_timestamp"
 _CLOCK_SECONDS = 1e-3
@@ -129,7 +130,7 @@ def _is_foreign(project: Path, name: str, job: Mapping[str, Any]) -> bool:
 
 
 def _stage(path: Path, experiment: str, root: Path) -> str | None:
-    """Return the stage of dvc.yaml that makes a file; None when it is another experiment's."""
+    """Return the stage of dvc.yaml that makes a file; None for what none of them makes."""
     parts = path.parts
     if path.is_absolute():
         return None
@@ -140,9 +141,10 @@ def _stage(path: Path, experiment: str, root: Path) -> str | None:
     if parts[0] != "results" or (len(parts) > 2 and parts[1] != experiment):
         return None
     if len(parts) > 4 and parts[3].startswith("seed"):
-        step = "evaluate" if parts[4] in _OF_EVALUATION else "train"
-        return f"{step}-{parts[2]}-{parts[3].removeprefix('seed')}"
-    return path.stem if path.stem in _TABLES else None
+        steps = {"evaluate": _OF_EVALUATION, "train": _OF_TRAINING}
+        step = next((name for name, made in steps.items() if parts[4] in made), None)
+        return step and f"{step}-{parts[2]}-{parts[3].removeprefix('seed')}"
+    return path.stem if path.stem in _TABLES and len(parts) <= 3 else None
 
 
 def _folder(project: Path, experiment: str) -> Path:

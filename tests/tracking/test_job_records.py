@@ -116,8 +116,24 @@ def test_an_unfinished_file_is_not_noted(project):
     assert not (project / "results/tiny/jobs/train-maftp-0.json").exists()
 
 
+@pytest.mark.parametrize(
+    "name", ["maftp/seed0/drift.json", "maftp/seed0/history.png", "figures/ablations.png"]
+)
+def test_what_the_report_makes_is_no_part_of_a_stage(project, name):
+    path = project / "results/tiny" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("a")
+    code = urlsafe_b64encode(f"results/tiny/{name}".encode()).decode()
+    note = project / ".snakemake/metadata" / code
+    note.parent.mkdir(parents=True, exist_ok=True)
+    note.write_text(json.dumps({"endtime": path.stat().st_mtime}))
+    saved(project)
+    kept = (project / "results/tiny/jobs").glob("*.json")
+    assert not any(Path(name).name in file.read_text() for file in kept)
+
+
 def test_names_longer_than_a_file_name_may_be(project, tmp_path):
-    name = f"results/tiny/maftp/seed0/{'x' * 240}.csv"
+    name = f"results/tiny/maftp/seed0/evaluation/{'x' * 230}.json"
     path = project / name
     path.write_text("a")
     code = urlsafe_b64encode(name.encode()).decode()

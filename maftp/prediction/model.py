@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors import SafetensorError
 
 from maftp.api import experiment_params, load_model
 from maftp.config import Params, parse_params
@@ -84,7 +85,12 @@ def _params_of(weights: Path) -> Params:
         except (ValueError, KeyError, TypeError) as error:
             raise ParamsError(f"{manifest}: no manifest of a run ({error!r})") from None
         return parse_params(values, source=str(manifest))
-    noted = read_metadata(weights)
+    try:
+        noted = read_metadata(weights)
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{weights}: damaged or cut short ({error}); copy or train it again"
+        ) from None
     if "experiment" in noted:
         return experiment_params(":".join([noted["experiment"], noted.get("variant", "maftp")]))
     raise ParamsError(

@@ -52,3 +52,10 @@ def test_missing_damaged_and_nameless_weights(weights, tmp_path):
 def test_a_device_that_is_not_there(weights):
     with pytest.raises(ParamsError, match="--device nonsense"):
         load(weights, device="nonsense")
+
+
+def test_weights_that_are_cut_short_without_a_manifest(weights, tmp_path):
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(weights.read_bytes()[:3000])
+    with pytest.raises(CheckpointError, match="cut.safetensors: damaged or cut short"):
+        load(cut)

@@ -307,7 +307,9 @@ def _worker_lost(reason: str) -> str:
     last = reason.strip().rpartition("\n")[2].strip()
     advice = "run it again to go on"
     if re.search(r"out of memory|OOM|OutOfMemory", reason):
-        advice += ", with a lower execution.micro_batch_size or more memory (resources.train.memory_mb)"
+        advice += (
+            ", with a lower execution.micro_batch_size or more memory (resources.train.memory_mb)"
+        )
     return f"a worker was lost ({last}); {advice}"
 
 

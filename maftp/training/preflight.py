@@ -52,7 +52,7 @@ def _check_gpus(params: Params) -> None:
     if wanted > found and not os.environ.get("RAY_ADDRESS"):
         raise ParamsError(
             f"execution.gpus_per_worker: {here} workers want {wanted} GPUs, found {found}; "
-            "lower execution.workers or execution.gpus_per_worker, or name a cluster in $RAY_ADDRESS"
+            "lower execution.workers or gpus_per_worker, or name a cluster in $RAY_ADDRESS"
         )
 
 

@@ -89,7 +89,10 @@ def tiny_batches(
 
 
 def tiny_params(*, nodes: int = 1, **train: Any) -> Params:
-    """The repository's parameters with a training of a few steps; `train`: keys of it or of execution."""
+    """The repository's parameters with a training of a few steps.
+
+    `train` holds keys of that block or of `execution`.
+    """
     values = load_params(ROOT / "params.yaml").for_variant("maftp").model_dump(mode="python")
     execution = {key: train.pop(key) for key in list(train) if key in values["execution"]}
     values["train"] |= {

@@ -11,6 +11,7 @@ configfile: "params.yaml"
 report: "workflow/report/workflow.rst"
 
 
+include: "workflow/rules/lock.smk"
 include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/weights.smk"
@@ -32,6 +33,10 @@ localrules:
     report_page,
     scores,
     table,
+
+
+onstart:
+    note_owner()
 
 
 onsuccess:
@@ -57,7 +62,7 @@ rule datasets:
 
 rule embeddings:
     input:
-        CLIP,
+        expand(CLIP, clip=CLIPS),
         sorted(
             {
                 text_embeddings(d, v)

@@ -11,31 +11,66 @@ import copy
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from maftp.errors import ParamsError
 from maftp.grid import PREFIX, Grid, expand
+from maftp.yaml_file import read_yaml
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-Positive = Annotated[int, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
+LARGEST = 2**31 - 1
+Item = TypeVar("Item")
+
+
+def _ascending(values: tuple[float, float]) -> tuple[float, float]:
+    if values[0] > values[1]:
+        raise ValueError("the first value is larger than the second; swap them")
+    return values
+
+
+def _unlike(values: tuple[Item, ...]) -> tuple[Item, ...]:
+    if any(value in values[:place] for place, value in enumerate(values)):
+        raise ValueError("two values are equal; name each once")
+    return values
+
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
+Text = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Place = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f{}]+$")]
+"""A path or address; Snakemake gives braces a meaning of their own."""
+Count = Annotated[int, Field(ge=0, le=LARGEST)]
+Positive = Annotated[int, Field(gt=0, le=LARGEST)]
+NonNegative = Annotated[float, Field(ge=0, le=1e6)]
+AboveZero = Annotated[float, Field(gt=0, le=1e6)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Colour = tuple[float, float, float]
+Mean = Annotated[float, Field(ge=0, le=255)]
+Deviation = Annotated[float, Field(gt=0, le=255)]
+Several = Annotated[tuple[Item, ...], Field(min_length=1), AfterValidator(_unlike)]
+"""At least one value, each once."""
 
 
 class _Block(BaseModel):
     model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
     )
 
 
 class World(_Block):
     """The miniature world, drawn and packed as official archives."""
 
-    seed: int
+    seed: Count
     train_images: Positive
     val_images: Positive
     """Images of each benchmark."""
@@ -44,9 +79,9 @@ class World(_Block):
 class Data(_Block):
     """Where the data are and what to train on."""
 
-    root: str | None
+    root: Place | None
     """Folder of the data sets; null takes $DETECTRON2_DATASETS, else ./datasets."""
-    catalog: str | None
+    catalog: Place | None
     """Overlay of maftp/data/sources.yaml (URLs, digests, counts); null takes the official one."""
     train: Literal["coco_stuff", "coco_panoptic"]
     """Training set: COCO-Stuff for semantic models, COCO panoptic for panoptic ones."""
@@ -65,7 +100,7 @@ class TrainInput(_Block):
     """Largest longer side after resizing, in pixels (semantic mapper)."""
     crop_size: Positive
     """Side of the square crop, in pixels (panoptic mapper)."""
-    scale_range: tuple[float, float]
+    scale_range: Annotated[tuple[AboveZero, AboveZero], AfterValidator(_ascending)]
     """Range of the large-scale jitter (panoptic mapper)."""
     flip: Fraction
     """Probability of a horizontal flip."""
@@ -85,9 +120,9 @@ class TestInput(_Block):
 class Input(_Block):
     """Normalisation and sizes of images."""
 
-    pixel_mean: Colour
+    pixel_mean: tuple[Mean, Mean, Mean]
     """Mean of R, G, B on the 0..255 scale."""
-    pixel_std: Colour
+    pixel_std: tuple[Deviation, Deviation, Deviation]
     """Standard deviation of R, G, B on the 0..255 scale."""
     train: TrainInput
     test: TestInput
@@ -96,11 +131,11 @@ class Input(_Block):
 class Clip(_Block):
     """The CLIP model that is fine-tuned, or kept frozen."""
 
-    model: str
+    model: Text
     """Name of an open_clip model configuration."""
-    config: str | None
+    config: Place | None
     """JSON file of that configuration when open_clip does not ship it."""
-    pretrained: str
+    pretrained: Place
     """open_clip tag of the weights, or a local weight file (.safetensors)."""
     stochastic_depth: bool
     """True drops residual blocks in training, as the public code does by accident."""
@@ -148,7 +183,7 @@ class Model(_Block):
 class Validation(_Block):
     """Scores between training steps; the weights that score best are kept as well."""
 
-    benchmark: str
+    benchmark: Text
     """Name in the catalog; choose another than the ones you report."""
     period: Positive
     """Steps between two validations; one more follows the last step."""
@@ -169,7 +204,7 @@ class Train(_Block):
     weight_decay: NonNegative
     power: NonNegative
     """Exponent of the polynomial decay of the learning rate."""
-    clip_gradients: NonNegative
+    clip_gradients: AboveZero
     """Largest global L2 norm of the gradient."""
     amp: bool
     """Autocast in `amp_dtype`; needs a GPU."""
@@ -181,13 +216,13 @@ class Train(_Block):
     no_object_weight: NonNegative
     num_points: Positive
     """Points per mask of the mask losses and the matcher."""
-    oversample_ratio: Annotated[float, Field(ge=1)]
+    oversample_ratio: Annotated[float, Field(ge=1, le=1e6)]
     importance_sample_ratio: Fraction
     mask_aware_weight: NonNegative
     """Weight of the mask-aware (ranking) loss; 0 leaves it out."""
     rc_weight: NonNegative
     """Weight of representation compensation; 0 leaves it out."""
-    rc_scales: tuple[Positive, ...]
+    rc_scales: Several[Positive]
     """Pooling scales of representation compensation; inputs must be 32 x the largest wide."""
     validation: Validation | None = None
     """Scores, pictures and `best.safetensors` while training; null: none."""
@@ -201,11 +236,11 @@ class Execution(_Block):
 
     workers: Positive
     """Ray Train workers, one process each; train.batch_size must be a multiple."""
-    gpus_per_worker: Annotated[int, Field(ge=0)]
+    gpus_per_worker: Count
     """GPUs of a worker; 0 trains on the CPU. An evaluation takes one where this is not 0."""
     cpus_per_worker: Positive
     """CPU cores of a worker; also its torch threads."""
-    loader_workers: Annotated[int, Field(ge=0)]
+    loader_workers: Count
     """Data loader processes per worker; 0 loads in the worker itself."""
     micro_batch_size: Positive | None = None
     """Images a worker computes at once, accumulating gradients; null: its share of the batch."""
@@ -213,7 +248,7 @@ class Execution(_Block):
     """Recompute CLIP's trunk in the backward pass instead of keeping its activations."""
     checkpoint_period: Positive
     """Steps between checkpoints."""
-    checkpoint_minutes: Annotated[float, Field(gt=0)] | None = None
+    checkpoint_minutes: AboveZero | None = None
     """Longest time between checkpoints, in minutes; null: every checkpoint_period steps only."""
     checkpoints_kept: Positive
     """Newest checkpoints that are kept."""
@@ -224,7 +259,7 @@ class Execution(_Block):
 class Augmentation(_Block):
     """Test-time augmentation: semantic scores averaged over sizes and flips."""
 
-    short_sides: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    short_sides: Several[Positive]
     """Shorter sides in pixels; the image is resized once more to each."""
     max_side: Positive
     """Largest longer side, in pixels."""
@@ -246,11 +281,11 @@ class Resources(_Block):
 
     nodes: Positive = 1
     """Nodes of a training; execution.workers are spread evenly over them."""
-    train_retries: Annotated[int, Field(ge=0)] = 2
+    train_retries: Count = 2
     """How often a training that was killed or preempted is started again; it goes on."""
-    worker_retries: Annotated[int, Field(ge=0)] = 3
+    worker_retries: Count = 3
     """How often lost workers are started again within one training."""
-    checkpoint_mirror: str | None = None
+    checkpoint_mirror: Place | None = None
     """URI of a folder, such as s3://bucket/folder, that checkpoints are copied to as well."""
     train: Need = Need(memory_mb=8000, minutes=720)
     evaluate: Need = Need(memory_mb=8000, minutes=240)
@@ -271,7 +306,7 @@ class Evaluate(_Block):
     """Control: permute the class names, which an open-vocabulary model must not survive."""
     max_images: Positive | None
     """Evaluate the first so many images only; null takes all."""
-    overlays: Annotated[int, Field(ge=0)]
+    overlays: Count
     """Pictures drawn per benchmark."""
     augmentation: Augmentation | None = None
     """Test-time augmentation of semantic benchmarks; null is off, as for all published scores."""
@@ -280,7 +315,7 @@ class Evaluate(_Block):
 class AblationPart(_Block):
     """A cell of the grid that differs from another in one key; others can start from it."""
 
-    title: str
+    title: Text
     """What the table calls it."""
     start: str
     """Cell it starts from: `full`, or a part above."""
@@ -292,11 +327,11 @@ class AblationPart(_Block):
 class AblationSweep(_Block):
     """Several values of one parameter."""
 
-    title: str
+    title: Text
     start: str
     """Cell it starts from: `full`, or a part."""
     key: str
-    values: tuple[Any, ...]
+    values: Several[Any]
 
 
 class Ablations(_Block):
@@ -304,9 +339,9 @@ class Ablations(_Block):
 
     full: str
     """Variant that is the full model."""
-    benchmarks: tuple[str, ...] | None
+    benchmarks: Several[Text] | None
     """Benchmarks to score; null takes the experiment's."""
-    seeds: tuple[int, ...] | None
+    seeds: Several[Count] | None
     """null takes the experiment's."""
     overrides: dict[str, Any]
     """Keys that differ from the rest of this file in all cells; another file replaces them all."""
@@ -317,7 +352,7 @@ class Ablations(_Block):
 class Tracking(_Block):
     """MLflow."""
 
-    uri: str
+    uri: Place
     """Tracking server; $MLFLOW_TRACKING_URI wins over it."""
 
 
@@ -326,8 +361,8 @@ class Params(_Block):
 
     experiment: Name
     """Name of the experiment; its files lie under results/{experiment}."""
-    seeds: tuple[int, ...]
-    benchmarks: tuple[str, ...]
+    seeds: Several[Count]
+    benchmarks: Several[Text]
     """Benchmarks of the table, by their names in the catalog."""
     data: Data
     input: Input
@@ -338,7 +373,7 @@ class Params(_Block):
     evaluate: Evaluate
     tracking: Tracking
     resources: Resources = Resources()
-    weights: str | None
+    weights: Text | None
     """Evaluate this checkpoint instead of training; {experiment} and {seed} are filled in."""
     variants: dict[Name, dict[str, Any]]
     """Rows of the table: variant name to the keys that differ from the rest of this file."""
@@ -348,17 +383,10 @@ class Params(_Block):
     @model_validator(mode="after")
     def _check(self) -> Params:
         for variant, overrides in self.variants.items():
-            for key in (
-                "variants",
-                "ablations",
-                "seeds",
-                "experiment",
-                "benchmarks",
-                "data",
-                "resources",
-            ):
-                if key in overrides:
-                    raise ValueError(f"variants.{variant}.{key}: a variant cannot change this key")
+            for key in _dotted(overrides):
+                _refuse_shared(key, where=f"variants.{variant}", shared=SHARED)
+        if self.ablations is not None:
+            self._check_grid_keys(self.ablations)
         workers = self.execution.workers
         if self.train.batch_size % workers:
             raise ValueError("train.batch_size: must be a multiple of execution.workers")
@@ -373,6 +401,16 @@ class Params(_Block):
         if self.model.hidden_dim % 32 or self.model.hidden_dim % self.model.num_heads:
             raise ValueError("model.hidden_dim: must be a multiple of 32 and of model.num_heads")
         return self
+
+    @staticmethod
+    def _check_grid_keys(grid: Ablations) -> None:
+        for key in _dotted(grid.overrides):
+            _refuse_shared(key, where="ablations.overrides", shared=SHARED)
+        for group, cells in (("parts", grid.parts), ("sweeps", grid.sweeps)):
+            for name, cell in cells.items():
+                # trained cells have weights of their own
+                where = f"ablations.{group}.{name}.key"
+                _refuse_shared(cell.key, where=where, shared=(*SHARED, "weights"))
 
     def for_variant(self, variant: str) -> Params:
         """Return these parameters with the overrides of `variant` applied and no variants left.
@@ -431,8 +469,11 @@ def load_params(path: Path | str, *overlays: Path | str) -> Params:
     """
     values: dict[str, Any] = {}
     for file in (path, *overlays):
-        values = _merge(values, _read_yaml(Path(file)))
-    params = parse_params(values, source=", ".join(str(file) for file in (path, *overlays)))
+        values = _merge(values, read_yaml(Path(file), kind="parameter file", error=ParamsError))
+    source = ", ".join(str(file) for file in (path, *overlays))
+    params = parse_params(values, source=source)
+    if not params.variants:
+        raise ParamsError(f"{source}: variants: there is none; name at least one row of the table")
     for variant in params.variants:
         params.for_variant(variant)
     if params.ablations is not None and params.ablations.full in params.variants:
@@ -441,16 +482,45 @@ def load_params(path: Path | str, *overlays: Path | str) -> Params:
     return params
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise ParamsError(f"{path}: no such parameter file") from None
-    except yaml.YAMLError as error:
-        raise ParamsError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise ParamsError(f"{path}: expected keys and values, found {type(values).__name__}")
-    return values
+SHARED = (
+    *("variants", "ablations", "seeds", "experiment", "benchmarks", "data", "resources"),
+    *("tracking", "train.validation"),
+)
+"""What all variants of an experiment have in common."""
+
+
+def _dotted(values: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return the dotted keys of all values that are no mappings."""
+    found = []
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            found += _dotted(value, f"{prefix}{key}.")
+        else:
+            found.append(f"{prefix}{key}")
+    return found
+
+
+def _refuse_shared(key: str, *, where: str, shared: Sequence[str]) -> None:
+    for block in shared:
+        if f"{key}.".startswith(f"{block}."):
+            raise ValueError(
+                f"{where}: a variant cannot change {key}; write an experiment of its own, a file "
+                "for --configfile"
+            )
+
+
+MOVED = {
+    "data.workers": "execution.loader_workers",
+    "train.images_per_pass": "execution.micro_batch_size",
+    "train.recompute_trunk": "execution.gradient_checkpointing",
+} | {
+    f"train.{name}": f"execution.{name}"
+    for name in (
+        *("workers", "gpus_per_worker", "cpus_per_worker", "checkpoint_period"),
+        *("checkpoint_minutes", "checkpoints_kept", "log_period"),
+    )
+}
+"""Keys of version 0.1, by their old name."""
 
 
 _REPLACED = ("variants", "overrides", "parts", "sweeps")
@@ -481,15 +551,25 @@ def _tuples(value: Any) -> Any:
 
 
 def _sentence(error: Mapping[str, Any], count: int) -> str:
-    key = ".".join(str(part) for part in error["loc"])
+    key = ".".join(str(part) for part in error["loc"] if part != "[key]")
     more = f" ({count - 1} more like this)" if count > 1 else ""
     if error["type"] == "missing":
         return f"key {key!r} is missing; add it{more}"
     if error["type"] == "extra_forbidden":
+        if key in MOVED:
+            return f"key {key!r} is called {MOVED[key]!r} now; rename it{more}"
         return f"key {key!r} is not known; remove it or mend its spelling{more}"
     if error["type"] == "value_error":
-        return f"{error['ctx']['error']}{more}"
-    return f"key {key!r} is {error['input']!r}: {error['msg'].lower()}{more}"
+        message = str(error["ctx"]["error"])
+        return (f"key {key!r} is {_shown(error['input'])}: {message}" if key else message) + more
+    message = error["msg"]  # patterns keep their case
+    return f"key {key!r} is {_shown(error['input'])}: {message[:1].lower()}{message[1:]}{more}"
+
+
+def _shown(value: Any) -> str:
+    """Return a value as a parameter file has it, cut where it is long."""
+    text = repr(list(value) if isinstance(value, tuple) else value)
+    return text if len(text) <= 100 else f"{text[:100]}..."
 
 
 def describe_keys() -> str:

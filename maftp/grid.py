@@ -8,6 +8,7 @@ evaluation only share their weights. Works on plain values, before they are chec
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -96,7 +97,10 @@ class _Builder:
         where, key = f"ablations.sweeps.{name}", sweep["key"]
         start = self._start(sweep["start"], where)
         for value in sweep["values"]:
-            run = self.add(f"{name}-{_text(value)}", _changed(self.runs[start], key, value, where))
+            cell = f"{name}-{_text(value)}"
+            if cell in self.run_of:
+                raise ValueError(f"{where}.values: two values are called {cell!r}; leave one out")
+            run = self.add(cell, _changed(self.runs[start], key, value, where))
             self.rows.append(Row(name, f"{sweep['title']}: {_text(value)}", run, start, key, value))
 
     def add(self, cell: str, values: dict[str, Any]) -> str:
@@ -199,6 +203,8 @@ def _evaluation_part(values: Mapping[str, Any]) -> list[Any]:
 
 
 def _text(value: Any) -> str:
+    """Return a value as part of the name of a run, which is the name of a folder too."""
     if isinstance(value, list | tuple):
         return "_".join(map(_text, value))
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return re.sub(r"[^A-Za-z0-9_.+-]+", "_", text).strip("._") or "empty"

@@ -1,5 +1,6 @@
 """Parameter files: layered, typed, and refused with the file and the key when wrong."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,14 @@ def test_variants_override_the_rest(tmp_path):
     assert params.model.num_queries == load_params(DEFAULT).model.num_queries
 
 
+def sweep(key: str, values: str) -> str:
+    """A grid with a single sweep."""
+    return (
+        "ablations: {parts: {}, sweeps: "
+        f"{{s: {{title: t, start: full, key: {key}, values: {values}}}}}}}"
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
@@ -77,14 +86,38 @@ def test_variants_override_the_rest(tmp_path):
         ("{execution: {workers: 1}, resources: {nodes: 2}}", "a multiple of resources"),
         ("model: {hidden_dim: 48}", "model.hidden_dim: must be a multiple of 32"),
         ("variants: {maftp: {train: {rc_wait: 1}}}", "variants.maftp: key 'train.rc_wait'"),
-        ("variants: {maftp: {seeds: [1]}}", "variants.maftp.seeds: a variant cannot change"),
+        ("variants: {maftp: {seeds: [1]}}", "variants.maftp: a variant cannot change seeds"),
+        ("variants: {m: {data: {root: x}}}", "variants.m: a variant cannot change data.root"),
+        ("variants: {m: {train: {validation: null}}}", "cannot change train.validation"),
+        (sweep("data.root", "[a, b]"), "ablations.sweeps.s.key: a variant cannot change data"),
+        (sweep("weights", "[a, b]"), "ablations.sweeps.s.key: a variant cannot change weights"),
+        (sweep("execution.workers", "[]"), "'ablations.sweeps.s.values' is []"),
+        (sweep("clip.pretrained", "[a/b, a_b]"), "two values are called 's-a_b'"),
+        ("ablations: {overrides: {data: {root: x}}}", "ablations.overrides: a variant cannot"),
+        ("seeds: []", "'seeds' is []"),
+        ("seeds: [-1]", "'seeds.0' is -1"),
+        ("seeds: [0, 0]", "'seeds' is [0, 0]: two values are equal"),
+        ("benchmarks: []", "'benchmarks' is []"),
+        ("variants: {}", "variants: there is none"),
+        ("train: {rc_scales: []}", "'train.rc_scales' is []"),
+        ("train: {learning_rate: .inf}", "'train.learning_rate' is inf"),
+        ("train: {learning_rate: .nan}", "'train.learning_rate' is nan"),
+        ("train: {clip_gradients: 0}", "'train.clip_gradients' is 0"),
+        (f"train: {{iterations: {10**30}}}", "'train.iterations' is 1000"),
+        ("input: {pixel_std: [0, 0, 0]}", "'input.pixel_std.0' is 0"),
+        ("input: {train: {scale_range: [2.0, 0.5]}}", "first value is larger than the second"),
+        ('data: {root: ""}', "'data.root' is ''"),
+        ('data: {root: "a\\0b"}', "'data.root' is 'a"),
+        ('data: {root: "{variant}"}', "'data.root' is '{variant}'"),
+        ("train: {workers: 2}", "'train.workers' is called 'execution.workers' now"),
+        ("experiment: a b", "A-Za-z0-9"),
         ("experiment: ../elsewhere", "'experiment' is '../elsewhere'"),
         ("train: [", "not readable as YAML"),
         ("just words", "expected keys and values"),
     ],
 )
 def test_mistakes_name_the_key(tmp_path, text, sentence):
-    with pytest.raises(ParamsError, match=sentence.replace("[", r"\[")) as error:
+    with pytest.raises(ParamsError, match=re.escape(sentence)) as error:
         load_params(DEFAULT, overlay(tmp_path, text))
     assert "\n" not in str(error.value)
 
@@ -148,3 +181,30 @@ def test_the_architecture_is_the_published_one(file):
     assert (model.decoder_layers, model.decoder_feedforward) == (9, 2048)
     assert model.cdt.num_heads == 8 and model.cdt.tokens == "released"
     assert (model.ensemble_alpha, model.ensemble_beta) == (0.4, 0.8)
+
+
+KEYS = [
+    *("seeds", "benchmarks", "data.root", "data.world.seed", "input.pixel_std", "clip.pretrained"),
+    *("input.train.scale_range", "input.test.short_side", "model.hidden_dim", "train.iterations"),
+    *("train.learning_rate", "train.rc_scales", "execution.workers", "evaluate.max_images"),
+    *("resources.train.memory_mb", "variants", "ablations.parts", "tracking.uri", "weights"),
+]
+BAD = [-1, 10**30, float("inf"), float("nan"), [[]], [None], {"a": {"b": 1}}, "a\0b", True]
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("value", BAD, ids=repr)
+def test_values_of_another_kind_end_in_one_sentence(tmp_path, key, value):
+    nested = value
+    for part in reversed(key.split(".")):
+        nested = {part: nested}
+    path = overlay(tmp_path, yaml.safe_dump(nested))
+    with pytest.raises(ParamsError) as error:
+        load_params(DEFAULT, path)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 500
+
+
+def test_runs_of_a_sweep_over_paths_have_names_of_folders(tmp_path):
+    path = overlay(tmp_path, sweep("clip.pretrained", "[../../x.safetensors, /etc/y.safetensors]"))
+    runs = load_params(DEFAULT, path).grid.runs
+    assert list(runs)[1:] == ["ablation-s-x.safetensors", "ablation-s-etc_y.safetensors"]

@@ -60,9 +60,8 @@ def group(commands: argparse._SubParsersAction, name: str, help: str) -> argpars
 
 
 def _default_params() -> list[Path]:
-    """Return the files that the workflow names, separated as in $PATH, or params.yaml."""
-    named = os.environ.get("MAFTP_PARAMS", "params.yaml")
-    return [Path(file) for file in named.split(os.pathsep)]
+    """Return the file that the workflow names, or params.yaml."""
+    return [Path(os.environ.get("MAFTP_PARAMS", "params.yaml"))]
 
 
 def read_params(options: argparse.Namespace) -> Params:

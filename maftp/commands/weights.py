@@ -20,13 +20,18 @@ def _add_clip(commands: argparse._SubParsersAction) -> None:
     parser = command(
         commands, "clip", "Fetch CLIP's pretrained weights into one checked file.", _clip
     )
+    _add_variant(parser)
     parser.add_argument("--out", type=Path, required=True, help=".safetensors file to write")
+
+
+def _add_variant(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--variant", default="maftp", help="variant whose CLIP it is (maftp)")
 
 
 def _clip(options: argparse.Namespace) -> None:
     from maftp.modeling.clip_weights import fetch_clip
 
-    fetch_clip(read_params(options).clip, options.out)
+    fetch_clip(read_params(options).for_variant(options.variant).clip, options.out)
 
 
 def _add_released(commands: argparse._SubParsersAction) -> None:
@@ -80,6 +85,7 @@ def _add_embed(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("vocabulary", type=Path, help="text file, one `index:name,synonym` a line")
     parser.add_argument("--keep-row-zero", action="store_true", help="row 0 is a class as well")
+    _add_variant(parser)
     parser.add_argument("--clip", type=Path, required=True, help="CLIP's weights (.safetensors)")
     parser.add_argument(
         "--templates", type=int, choices=(1, 14), help="sentences per name (clip.templates)"
@@ -92,7 +98,7 @@ def _embed(options: argparse.Namespace) -> None:
     from maftp.modeling.clip_backbone import ClipBackbone
     from maftp.modeling.text_classifier import TEMPLATES, embed_vocabulary
 
-    params = read_params(options)
+    params = read_params(options).for_variant(options.variant)
     vocabulary = read_vocabulary(options.vocabulary, keep_row_zero=options.keep_row_zero)
     backbone = ClipBackbone.from_params(params, weights=options.clip)
     templates = TEMPLATES[: options.templates or params.clip.templates]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maftp.files import sha256
-from maftp.tracking.source import PACKAGE, source_digest
+from maftp.tracking.source import PACKAGE, code_digest
 
 if TYPE_CHECKING:
     from maftp.config import Params
@@ -27,8 +27,8 @@ PACKAGES = (
 )  # fmt: skip
 """Packages whose versions can change a result."""
 
-TRAINING_CODE = ("modeling", "losses", "ops", "training", "data/mapper", "data/loader")
-"""Code that decides about trained weights."""
+TRAINING_CODE = "training.worker"
+"""Module whose code, with all it imports, decides about trained weights."""
 
 
 def training_digest(params: Params, *, seed: int, inputs: Sequence[str]) -> str:
@@ -45,7 +45,7 @@ def training_digest(params: Params, *, seed: int, inputs: Sequence[str]) -> str:
     parts = {key: values[key] for key in ("clip", "model", "train")}
     parts["input"] = {key: value for key, value in values["input"].items() if key != "test"}
     parts |= {"dataset": params.data.train, "seed": seed, "inputs": list(inputs)}
-    parts["code"] = source_digest(*TRAINING_CODE)
+    parts["code"] = code_digest(TRAINING_CODE)
     return digest_of(parts)
 
 
@@ -74,7 +74,7 @@ def collect_manifest(
         "params": params.model_dump(mode="json"),
         "params_digest": digest_of(params.model_dump(mode="json")),
         "inputs": dict(inputs),
-        "source_digest": source_digest(*TRAINING_CODE),
+        "source_digest": code_digest(TRAINING_CODE),
         "packages": package_versions(),
         "device": device,
         **circumstances(),

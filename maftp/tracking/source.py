@@ -1,43 +1,113 @@
 """Digest of the code behind a result, blind to comments, docstrings and formatting.
 
 Snakemake reruns a job when its rule changes, but cannot see the modules behind a command. Rules
-record this digest as a parameter: an edit that can change a number reruns what depends on it.
+record this digest as a parameter: an edit that can change a number reruns what depends on it. What
+counts is derived from the imports: a module, all it imports, and the data files they name, but for
+`EXCUSED`.
 """
 
 from __future__ import annotations
 
 import ast
 import hashlib
+from functools import cache
 from pathlib import Path
 
+import grimp
+
 PACKAGE = Path(__file__).resolve().parent.parent
+NAME = "maftp"
+
+EXCUSED = {
+    "api": "hands a segmentation out; the commands of rules import what they need directly",
+    "config": "rules record the values they depend on",
+    "data.sources.yaml": "rules record the catalog entries they depend on",
+    "data.inventory": "finds what is missing, makes nothing",
+    "data.space": "words of the error for a full disk",
+    "errors": "words for mistakes",
+    "files": "writes in one go what others computed",
+    "grid": "rules record the values of each cell",
+    "lock": "keeps two processes apart",
+    "progress": "draws bars",
+    "tracking": "notes what was done",
+    "training.allocation": "starts Ray on a cluster's nodes",
+    "training.failure": "words and a dump for a step that failed",
+    "training.interruption": "signals and heartbeats",
+    "training.launch": "starts workers; their loop is training.worker",
+    "training.mirror": "copies checkpoints",
+    "training.preflight": "refuses what this machine cannot do",
+    "training.ray_environment": "environment of Ray's processes",
+    "training.row_file": "hands rows of the history to the driver",
+    "training.run_folder": "decides which checkpoint to go on from",
+    "training.validation": "changes no weight; rules name it where it scores",
+}
+"""Places that no number depends on, with the reason."""
 
 
-def source_digest(*places: str) -> str:
-    """Return 16 hexadecimal digits over the syntax trees of modules and packages of maftp.
+def code_digest(*modules: str) -> str:
+    """Return 16 hexadecimal digits over the code that `modules` run.
 
     Args:
-        places: paths below the package, such as `losses`, `data/mapper` or `data/sources.yaml`.
+        modules: names below the package, such as `training.worker`; a package stands for all of
+            its modules.
 
     Raises:
-        ValueError: a place is neither a module nor a package.
+        ValueError: there is no such module.
     """
     digest = hashlib.sha256()
-    for place in places:
-        for file in _files(place):
-            digest.update(file.relative_to(PACKAGE).as_posix().encode())
-            digest.update(_meaning(file))
+    for file in code_files(*modules):
+        digest.update(file.relative_to(PACKAGE).as_posix().encode())
+        digest.update(_meaning(file))
     return digest.hexdigest()[:16]
 
 
-def _files(place: str) -> list[Path]:
-    path = PACKAGE / place
-    if path.is_dir():
-        return sorted(file for file in path.rglob("*") if file.suffix in {".py", ".yaml", ".json"})
-    for file in (path, path.with_suffix(".py")):
-        if file.is_file():
-            return [file]
-    raise ValueError(f"{place}: no module or package of maftp")
+def code_files(*modules: str) -> list[Path]:
+    """Return the files that count for `modules`, sorted: what they import, and data files named."""
+    graph = _graph(PACKAGE)
+    chosen: set[str] = set()
+    for module in modules:
+        own = f"{NAME}.{module}"
+        if own not in graph.modules:
+            raise ValueError(f"{module}: no module or package of {NAME}")
+        chosen |= {own} | graph.find_descendants(own)
+    for own in tuple(chosen):
+        chosen |= graph.find_upstream_modules(own)
+    files = {_file(name) for name in chosen}
+    named = {data for file in files for data in _data_files(file) if not _is_excused(data)}
+    return sorted(files | named)
+
+
+@cache
+def _graph(package: Path) -> grimp.ImportGraph:
+    """Return who imports whom, with neither what is excused nor what only that imports."""
+    graph = grimp.build_graph(NAME, exclude_type_checking_imports=True, cache_dir=None)
+    for name in graph.modules.copy():
+        if _is_excused(_file(name)):
+            graph.remove_module(name)
+    return graph
+
+
+def _is_excused(file: Path) -> bool:
+    parts = file.relative_to(PACKAGE).with_suffix("" if file.suffix == ".py" else file.suffix).parts
+    return any(".".join(parts[:length]) in EXCUSED for length in range(1, len(parts) + 1))
+
+
+def _file(module: str) -> Path:
+    """Return the file of a module: `__init__.py` of a package."""
+    path = PACKAGE.joinpath(*module.split(".")[1:])
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def _data_files(file: Path) -> set[Path]:
+    """Return data files, and files of data folders, beside a module that names them in its text."""
+    beside = {path.name: path for path in file.parent.iterdir() if not path.name.startswith("_")}
+    found: set[Path] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Constant) and node.value in beside:
+            path = beside[node.value]
+            inside = path.glob("*") if path.is_dir() else [path]
+            found |= {data for data in inside if data.is_file() and data.suffix != ".py"}
+    return found
 
 
 def _meaning(file: Path) -> bytes:

@@ -73,7 +73,7 @@ def test_digest_ignores_the_order_of_keys():
 
 
 def test_training_digest_changes_with_what_matters(params, monkeypatch):
-    monkeypatch.setattr(manifest, "source_digest", lambda *places: "code")
+    monkeypatch.setattr(manifest, "code_digest", lambda *places: "code")
 
     def digest(params=params, seed=0, inputs=("a", "b")):
         return training_digest(params, seed=seed, inputs=inputs)
@@ -85,7 +85,7 @@ def test_training_digest_changes_with_what_matters(params, monkeypatch):
     assert digest(changed(params, train={"learning_rate": 0.5})) != same
     assert digest(changed(params, model={"num_queries": 3})) != same
     with monkeypatch.context() as edited:
-        edited.setattr(manifest, "source_digest", lambda *places: "edited code")
+        edited.setattr(manifest, "code_digest", lambda *places: "edited code")
         assert digest() != same
     # What evaluation alone reads does not matter.
     assert digest(changed(params, evaluate={"overlays": 99})) == same

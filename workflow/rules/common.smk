@@ -1,5 +1,4 @@
 # Parameters, paths and input functions. No rules.
-import os
 import re
 import shlex
 import sys
@@ -13,7 +12,8 @@ from maftp.data import inventory, layout
 from maftp.data.catalog import load_catalog
 from maftp.errors import MaftpError
 from maftp.tracking import job_records
-from maftp.tracking.source import source_digest
+from maftp.tracking.source import code_digest
+from maftp.yaml_file import freeze, is_frozen
 
 if workflow.config_settings.config:
     raise WorkflowError(
@@ -21,14 +21,9 @@ if workflow.config_settings.config:
         "write them to a .yaml file and name it with --configfile"
     )
 
-PARAM_FILES = ["params.yaml", *map(str, workflow.overwrite_configfiles)]
-
-# Every command reads these files in this order. They are no `params` of the rules, so that another
-# file with the same values reruns nothing. Commands are found although .venv is not activated.
-shell.prefix(
-    f"export MAFTP_PARAMS={shlex.quote(os.pathsep.join(PARAM_FILES))}"
-    f" PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
-)
+PARAM_FILES = [Path("params.yaml"), *workflow.overwrite_configfiles]
+if is_frozen(PARAM_FILES[-1]):  # of the run that this process does a part of
+    PARAM_FILES = PARAM_FILES[-1:]
 
 
 def read_params():
@@ -48,17 +43,70 @@ def read_params():
 
 
 PARAMS, CATALOG = read_params()
+
+
+def frozen_params():
+    """Write down parameters and catalog as they are now, and return the file of the parameters.
+
+    They may be edited while jobs wait: all jobs of this run, on other nodes too, read what was
+    planned. A catalog that the run draws itself comes later.
+    """
+    values = PARAMS.model_dump(mode="json")
+    if PARAMS.data.catalog is not None and PARAMS.data.world is None:
+        catalog = freeze(
+            CATALOG.model_dump(mode="json"),
+            Path("results"),
+            name="catalog",
+        )
+        values["data"]["catalog"] = str(catalog)
+    return freeze(values, Path("results"), name="params")
+
+
+# The file is no `params` of the rules, so that what a rule does not name reruns nothing.
+FROZEN = frozen_params()
+workflow.config_settings.configfiles = [FROZEN.absolute()]
+# Commands are found although .venv is not activated.
+shell.prefix(
+    f"export MAFTP_PARAMS={shlex.quote(str(FROZEN))}"
+    f" PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
+)
 EXPERIMENT = PARAMS.experiment
 BENCHMARKS = list(PARAMS.benchmarks)
 ROOT = layout.datasets_root(PARAMS.data.root)
 ROOT = ROOT.relative_to(Path.cwd()) if ROOT.is_relative_to(Path.cwd()) else ROOT
 RESULTS = f"results/{EXPERIMENT}"
 RUN = f"{RESULTS}/{{variant}}/seed{{seed}}"
-CLIP_NAME = f"{PARAMS.clip.model}-{Path(PARAMS.clip.pretrained).stem}"
-CLIP = f"weights/clip/{CLIP_NAME}.safetensors"
-TEXT = f"weights/text/{CLIP_NAME}-{{templates}}templates/{EXPERIMENT}"
+CLIP = "weights/clip/{clip}.safetensors"
+TEXT = f"weights/text/{{clip}}-{{templates}}templates/{EXPERIMENT}"
+
+
+def clip_name(clip):
+    """Return the name of the files of a CLIP."""
+    return f"{clip.model.replace('/', '_')}-{Path(clip.pretrained).stem}"
+
+
+def clips_of_variants():
+    """Return a variant by the name of each CLIP that is wanted.
+
+    Raises:
+        WorkflowError: two of them would share files.
+    """
+    found = {}
+    for variant in [*PARAMS.variants, *ABLATION_RUNS]:
+        clip = PARAMS.for_variant(variant).clip
+        first = found.setdefault(clip_name(clip), variant)
+        known = PARAMS.for_variant(first).clip
+        if (known.config, known.pretrained) != (clip.config, clip.pretrained):
+            raise WorkflowError(
+                f"clip.pretrained: {known.pretrained} of {first} and {clip.pretrained} of {variant}"
+                f" have the same name, {clip_name(clip)}; rename one of the files"
+            )
+    return found
+
+
 HAS_GRID = PARAMS.ablations is not None and PARAMS.ablations.full in PARAMS.variants
 ABLATION_RUNS = list(PARAMS.grid.runs) if HAS_GRID else []
+CLIPS = clips_of_variants()
 ABLATION_BENCHMARKS = list(
     (PARAMS.ablations.benchmarks if HAS_GRID else None) or BENCHMARKS
 )
@@ -107,6 +155,7 @@ SOURCE_OF = {CATALOG.obtainable(name).file: name for name in [*SOURCES, *RELEASE
 # Results that DVC brought bring Snakemake's records of their jobs along. What a killed run made is
 # noted here, as it ended without the handlers of the Snakefile.
 if workflow.exec_mode == ExecMode.DEFAULT:
+    release_dead_lock()
     job_records.restore(EXPERIMENT)
     job_records.save(EXPERIMENT, root=ROOT)
 
@@ -115,13 +164,14 @@ wildcard_constraints:
     variant="|".join(map(re.escape, dict.fromkeys([*PARAMS.variants, *ABLATION_RUNS]))),
     seed=r"\d+",
     templates=r"\d+",
-    benchmark="|".join(SCORED),
-    source="|".join(SOURCES),
-    dataset="|".join(DATASETS),
-    stem="|".join(CATALOG.datasets[name].vocabulary for name in DATASETS),
+    clip="|".join(map(re.escape, CLIPS)),
+    benchmark="|".join(map(re.escape, SCORED)),
+    source="|".join(map(re.escape, SOURCES)),
+    dataset="|".join(map(re.escape, DATASETS)),
+    stem="|".join(re.escape(CATALOG.datasets[name].vocabulary) for name in DATASETS),
     file="|".join(map(re.escape, SOURCE_OF)),
     rows=r"(\.all_rows)?",
-    released="|".join(CATALOG.weights),
+    released="|".join(map(re.escape, CATALOG.weights)),
 
 
 def archive(source):
@@ -150,8 +200,29 @@ def unpacked(dataset):
 def text_embeddings(dataset, variant):
     """Return the cached text embeddings of a dataset's vocabulary in a variant's sentences."""
     entry = CATALOG.datasets[dataset]
-    folder = TEXT.format(templates=PARAMS.for_variant(variant).clip.templates)
+    clip = PARAMS.for_variant(variant).clip
+    folder = TEXT.format(clip=clip_name(clip), templates=clip.templates)
     return f"{folder}/{entry.vocabulary}{'.all_rows' if entry.keep_row_zero else ''}.safetensors"
+
+
+def clip_files(clip):
+    """Return the local files that a CLIP is made of; a tag of open_clip is none."""
+    weights = [clip.pretrained] if Path(clip.pretrained).suffix else []
+    return weights + ([clip.config] if clip.config else [])
+
+
+def clip_weights(wildcards):
+    """Return the pretrained weights of a variant's CLIP."""
+    return CLIP.format(clip=clip_name(PARAMS.for_variant(wildcards.variant).clip))
+
+
+def catalog_entry(section, name):
+    """Return an entry of the catalog, so that a job reruns when it changes.
+
+    The miniature world draws its catalog itself; there the world's own parameters tell.
+    """
+    entry = getattr(CATALOG, section)[name]
+    return None if PARAMS.data.world else entry.model_dump(mode="json")
 
 
 def benchmarks_of(variant):

@@ -1,9 +1,4 @@
 # Archives to training and evaluation data: draw (miniature world only), download, unpack, convert.
-WORLD_MODULES = [
-    *("ade20k", "archives", "coco", "label_spaces", "packing", "pascal"),
-    *("scenes", "splits", "sprites", "textures", "words", "words.yaml"),
-]
-
 if PARAMS.data.world:
 
     rule world:
@@ -17,11 +12,11 @@ if PARAMS.data.world:
             **needs(PARAMS.resources.prepare),
         params:
             world=settings("data.world"),
-            code=source_digest(*(f"miniworld/{name}" for name in WORLD_MODULES)),
+            code=code_digest("miniworld.archives"),
         message:
             "Draw the miniature world and pack it as the official archives"
         shell:
-            "maftp world --log {log}"
+            "maftp world --log {log:q}"
 
 
 rule download:
@@ -41,7 +36,7 @@ rule download:
     message:
         "Download {wildcards.file}"
     shell:
-        "maftp download {params.source} --log {log}"
+        "maftp download {params.source:q} --log {log:q}"
 
 
 rule unpack:
@@ -58,7 +53,7 @@ rule unpack:
     message:
         "Unpack {wildcards.source}"
     shell:
-        "maftp unpack {wildcards.source} --log {log}"
+        "maftp unpack {wildcards.source:q} --log {log:q}"
 
 
 rule convert:
@@ -74,7 +69,8 @@ rule convert:
     resources:
         **needs(PARAMS.resources.prepare),
     params:
-        code=source_digest("data/convert", "data/vocabulary"),
+        catalog=lambda wildcards: catalog_entry("datasets", wildcards.dataset),
+        code=code_digest("data.convert.run"),
         # moves when a converted file is lost
         repairs=lambda wildcards: inventory.repairs(
             wildcards.dataset, CATALOG.datasets[wildcards.dataset], ROOT
@@ -82,4 +78,4 @@ rule convert:
     message:
         "Convert {wildcards.dataset}"
     shell:
-        "maftp convert {wildcards.dataset} --jobs {threads} --log {log}"
+        "maftp convert {wildcards.dataset:q} --jobs {threads:q} --log {log:q}"

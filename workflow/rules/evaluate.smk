@@ -22,7 +22,9 @@ rule evaluate:
         "../../envs/environment.yaml"
     threads: 1
     resources:
-        **needs(PARAMS.resources.evaluate, gpus=min(PARAMS.execution.gpus_per_worker, 1)),
+        **needs(
+            PARAMS.resources.evaluate, gpus=min(PARAMS.execution.gpus_per_worker, 1)
+        ),
     params:
         settings=lambda wildcards: settings(
             "input.test",
@@ -33,18 +35,12 @@ rule evaluate:
             "evaluate",
             variant=wildcards.variant,
         ),
-        code=source_digest(
-            "modeling",
-            "ops",
-            "evaluation",
-            "report/figures",
-            "data/mapper",
-            "data/images",
-        ),
+        catalog=lambda wildcards: catalog_entry("benchmarks", wildcards.benchmark),
+        code=code_digest("evaluation.runner"),
     message:
         "Evaluate {wildcards.variant}, seed {wildcards.seed}, on {wildcards.benchmark}"
     shell:
-        "maftp evaluate {wildcards.benchmark} --variant {wildcards.variant}"
-        " --seed {wildcards.seed} --weights {input.weights} --text {input.text}"
-        " --out {output.scores} --overlays {output.overlays}"
-        " --statistics {output.statistics} --log {log}"
+        "maftp evaluate {wildcards.benchmark:q} --variant {wildcards.variant:q}"
+        " --seed {wildcards.seed:q} --weights {input.weights:q} --text {input.text:q}"
+        " --out {output.scores:q} --overlays {output.overlays:q}"
+        " --statistics {output.statistics:q} --log {log:q}"

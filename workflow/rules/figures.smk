@@ -63,18 +63,18 @@ for FIGURE, (SECTION, MADE_FROM) in PLOTS.items():
         params:
             figure=FIGURE,
             results=lambda wildcards, output: Path(output.picture).parents[1],
-            variants=lambda wildcards: f"--method {METHOD} --baseline {BASELINE or METHOD}",
+            variants=["--method", METHOD, "--baseline", BASELINE or METHOD],
             benchmark=PICTURED or BENCHMARKS[0],
             ablations=lambda wildcards, input: (
-                f"--ablations {input.ablations}" if input.ablations else ""
+                ["--ablations", input.ablations] if input.ablations else []
             ),
-            code=source_digest("report"),
+            code=code_digest("report"),
         message:
             "Plot {params.figure}"
         shell:
-            "maftp figure {params.figure} {params.results} {params.variants}"
-            " --benchmark {params.benchmark} {params.ablations}"
-            " --out {output.picture} --numbers {output.numbers} --log {log}"
+            "maftp figure {params.figure:q} {params.results:q} {params.variants:q}"
+            " --benchmark {params.benchmark:q} {params.ablations:q}"
+            " --out {output.picture:q} --numbers {output.numbers:q} --log {log:q}"
 
 
 rule curves:
@@ -92,12 +92,13 @@ rule curves:
     conda:
         "../../envs/environment.yaml"
     params:
-        code=source_digest("report/figures"),
+        title="{variant}, seed {seed}",
+        code=code_digest("report.figures"),
     message:
         "Plot the losses of {wildcards.variant}, seed {wildcards.seed}"
     shell:
-        "maftp curves {input} --title '{wildcards.variant}, seed {wildcards.seed}'"
-        " --out {output} --log {log}"
+        "maftp curves {input:q} --title {params.title:q}"
+        " --out {output:q} --log {log:q}"
 
 
 rule drift:
@@ -108,7 +109,7 @@ rule drift:
         text=lambda wildcards: text_embeddings(
             CATALOG.benchmarks[PICTURED].dataset, wildcards.variant
         ),
-        clip=CLIP,
+        clip=clip_weights,
         weights=run_weights,
         training_names=layout.stamp_path(ROOT, TRAINING_NAMES),
     output:
@@ -123,13 +124,13 @@ rule drift:
         gpus=PARAMS.execution.gpus_per_worker,
     params:
         benchmark=PICTURED,
-        code=source_digest("modeling", "inspection/drift", "data/mapper", "data/images"),
+        code=code_digest("inspection.drift"),
     message:
         "Measure the drift of CLIP in {wildcards.variant}, seed {wildcards.seed}"
     shell:
-        "maftp drift {params.benchmark} --variant {wildcards.variant} --seed {wildcards.seed}"
-        " --weights {input.weights} --clip {input.clip} --text {input.text}"
-        " --out {output} --log {log}"
+        "maftp drift {params.benchmark:q} --variant {wildcards.variant:q} --seed {wildcards.seed:q}"
+        " --weights {input.weights:q} --clip {input.clip:q} --text {input.text:q}"
+        " --out {output:q} --log {log:q}"
 
 
 rule gallery:
@@ -153,13 +154,13 @@ rule gallery:
         benchmark=PICTURED,
         method=METHOD,
         baseline=BASELINE or METHOD,
-        code=source_digest("inspection/gallery", "report/figures", "modeling"),
+        code=code_digest("inspection.gallery"),
     message:
         "Draw the best, median and worst images of {params.benchmark}"
     shell:
-        "maftp gallery {params.benchmark} --method {params.method} --baseline {params.baseline}"
-        " --weights {input.method} {input.baseline} --statistics {input.statistics}"
-        " --out {output} --log {log}"
+        "maftp gallery {params.benchmark:q} --method {params.method:q} --baseline {params.baseline:q}"
+        " --weights {input.method:q} {input.baseline:q} --statistics {input.statistics:q}"
+        " --out {output:q} --log {log:q}"
 
 
 rule provenance:
@@ -179,11 +180,11 @@ rule provenance:
         "../../envs/environment.yaml"
     params:
         results=lambda wildcards, output: Path(output[0]).parent,
-        code=source_digest("report/provenance"),
+        code=code_digest("report.provenance"),
     message:
         "Say what the runs were made of"
     shell:
-        "maftp provenance {params.results} --out {output} --log {log}"
+        "maftp provenance {params.results:q} --out {output:q} --log {log:q}"
 
 
 rule resolved_params:
@@ -203,7 +204,7 @@ rule resolved_params:
     message:
         "Write down all parameters"
     shell:
-        "maftp params > {output} 2> {log}"
+        "maftp params > {output:q} 2> {log:q}"
 
 
 rule report_parts:
@@ -228,7 +229,7 @@ rule report_parts:
     message:
         "All parts of the report are there"
     shell:
-        "echo complete > {log}"
+        "echo complete > {log:q}"
 
 
 # Snakemake makes the page itself; what has run says what is in it. Its scripts and styles are
@@ -244,13 +245,8 @@ rule report_page:
         "../../envs/environment.yaml"
     params:
         snakefile=workflow.main_snakefile,
-        files=(
-            "--configfile " + " ".join(map(shlex.quote, PARAM_FILES[1:]))
-            if PARAM_FILES[1:]
-            else ""
-        ),
     message:
         "Write the report"
     shell:
-        "snakemake {input} --snakefile {params.snakefile:q} --report {output} --nolock --cores 1"
-        " {params.files} > {log} 2>&1"
+        "snakemake {input:q} --snakefile {params.snakefile:q} --report {output:q} --nolock --cores 1"
+        " --configfile {FROZEN:q} > {log:q} 2>&1"

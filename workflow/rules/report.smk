@@ -26,12 +26,12 @@ rule scores:
     params:
         folder=RUN,
         benchmarks=lambda wildcards: benchmarks_of(wildcards.variant),
-        code=source_digest("report/scores"),
+        code=code_digest("report.scores"),
     message:
         "Scores of {wildcards.variant}, seed {wildcards.seed}, for DVC"
     shell:
-        "maftp scores {params.folder} --benchmarks {params.benchmarks}"
-        " --metrics {output.metrics} --plots {output.plots} --log {log}"
+        "maftp scores {params.folder:q} --benchmarks {params.benchmarks:q}"
+        " --metrics {output.metrics:q} --plots {output.plots:q} --log {log:q}"
 
 
 rule experiment_table:
@@ -60,14 +60,14 @@ rule experiment_table:
         **needs(PARAMS.resources.prepare),
     params:
         runs=RUNS,
-        code=source_digest("report/tables", "report/published"),
+        code=code_digest("report.tables"),
     message:
         "Table of {EXPERIMENT}"
     shell:
-        "maftp table {params.runs}"
-        " --out {output.csv} --markdown {output.markdown} --log {log.table}"
+        "maftp table {params.runs:q}"
+        " --out {output.csv:q} --markdown {output.markdown:q} --log {log.table:q}"
         # in one process, as starting MLflow takes longer than logging; it never fails the table
-        " && maftp runs log {params.runs} --table {output.csv} --log {log.mlflow}"
+        " && maftp runs log {params.runs:q} --table {output.csv:q} --log {log.mlflow:q}"
 
 
 rule table:
@@ -83,11 +83,11 @@ rule table:
     resources:
         **needs(PARAMS.resources.prepare),
     params:
-        code=source_digest("report/tables", "report/published"),
+        code=code_digest("report.tables"),
     message:
         "Table of all experiments so far"
     shell:
-        "maftp merge-tables {input} --out {output.csv} --markdown {output.markdown} --log {log}"
+        "maftp merge-tables {input:q} --out {output.csv:q} --markdown {output.markdown:q} --log {log:q}"
 
 
 rule experiment_ablations:
@@ -121,12 +121,12 @@ rule experiment_ablations:
     params:
         results=lambda wildcards, output: Path(output.csv).parent,
         grid=lambda wildcards: PARAMS.model_dump(mode="json")["ablations"],
-        code=source_digest("report/ablations", "report/bootstrap", "grid"),
+        code=code_digest("report.ablations"),
     message:
         "Ablations of {EXPERIMENT}"
     shell:
-        "maftp ablations {params.results}"
-        " --out {output.csv} --markdown {output.markdown} --log {log}"
+        "maftp ablations {params.results:q}"
+        " --out {output.csv:q} --markdown {output.markdown:q} --log {log:q}"
 
 
 rule ablations:
@@ -145,9 +145,9 @@ rule ablations:
     conda:
         "../../envs/environment.yaml"
     params:
-        code=source_digest("report/ablations"),
+        code=code_digest("report.ablations"),
     message:
         "Ablations of all experiments so far"
     shell:
-        "maftp merge-ablations {input}"
-        " --out {output.csv} --markdown {output.markdown} --log {log}"
+        "maftp merge-ablations {input:q}"
+        " --out {output.csv:q} --markdown {output.markdown:q} --log {log:q}"

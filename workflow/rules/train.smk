@@ -2,7 +2,7 @@
 rule train:
     input:
         data=layout.manifest_path(ROOT, PARAMS.data.train),
-        clip=CLIP,
+        clip=clip_weights,
         text=lambda wildcards: text_embeddings(PARAMS.data.train, wildcards.variant),
         validation=[layout.manifest_path(ROOT, name) for name in VALIDATED],
     output:
@@ -39,12 +39,12 @@ rule train:
             "train",
             variant=wildcards.variant,
         ),
-        code=source_digest(
-            "modeling", "losses", "ops", "training", "data/mapper", "data/loader"
+        code=code_digest(
+            "training.worker", *(["training.validation"] if VALIDATION else [])
         ),
     message:
         "Train {wildcards.variant}, seed {wildcards.seed}"
     shell:
         # exec: a signal must reach maftp itself, not a shell in between
-        "exec maftp train --variant {wildcards.variant} --seed {wildcards.seed}"
-        " --clip {input.clip} --text {input.text} --out {params.folder} --log {log}"
+        "exec maftp train --variant {wildcards.variant:q} --seed {wildcards.seed:q}"
+        " --clip {input.clip:q} --text {input.text:q} --out {params.folder:q} --log {log:q}"

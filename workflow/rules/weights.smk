@@ -1,22 +1,27 @@
 # CLIP, released weights, and the text embeddings of every vocabulary, which training never changes.
 rule clip:
     input:
-        PARAMS.clip.pretrained if Path(PARAMS.clip.pretrained).suffix else [],
-        PARAMS.clip.config or [],
+        lambda wildcards: clip_files(PARAMS.for_variant(CLIPS[wildcards.clip]).clip),
     output:
         CLIP,
     log:
-        f"weights/clip/{CLIP_NAME}.log",
+        "weights/clip/{clip}.log",
     conda:
         "../../envs/environment.yaml"
     resources:
         **needs(PARAMS.resources.prepare),
     params:
-        clip=settings("clip.model", "clip.config", "clip.pretrained"),
+        variant=lambda wildcards: CLIPS[wildcards.clip],
+        clip=lambda wildcards: settings(
+            "clip.model",
+            "clip.config",
+            "clip.pretrained",
+            variant=CLIPS[wildcards.clip],
+        ),
     message:
-        "Fetch CLIP {CLIP_NAME}"
+        "Fetch CLIP {wildcards.clip}"
     shell:
-        "maftp clip --out {output} --log {log}"
+        "maftp clip --variant {params.variant:q} --out {output:q} --log {log:q}"
 
 
 rule released_weights:
@@ -36,8 +41,8 @@ rule released_weights:
     message:
         "Check and keep the released weights {wildcards.released}"
     shell:
-        "maftp released-weights {wildcards.released} --variant {params.variant}"
-        " --out {output} --log {log}"
+        "maftp released-weights {wildcards.released:q} --variant {params.variant:q}"
+        " --out {output:q} --log {log:q}"
 
 
 rule retrain_miniature_clip:
@@ -51,11 +56,11 @@ rule retrain_miniature_clip:
     resources:
         **needs(PARAMS.resources.prepare),
     params:
-        code=source_digest("miniworld"),
+        code=code_digest("miniworld.clip"),
     message:
         "Train the miniature CLIP anew"
     shell:
-        "maftp miniature-clip --out {output} --log {log}"
+        "maftp miniature-clip --out {output:q} --log {log:q}"
 
 
 rule text_embeddings:
@@ -74,11 +79,12 @@ rule text_embeddings:
         **needs(PARAMS.resources.prepare),
     params:
         vocabulary=lambda wildcards: layout.vocabulary_path(ROOT, wildcards.stem),
-        rows=lambda wildcards: "--keep-row-zero" if wildcards.rows else "",
-        code=source_digest("modeling/text_classifier", "modeling/clip_backbone"),
+        variant=lambda wildcards: CLIPS[wildcards.clip],
+        rows=lambda wildcards: ["--keep-row-zero"] if wildcards.rows else [],
+        code=code_digest("modeling.text_classifier", "modeling.clip_backbone"),
     message:
         "Embed the class names of {wildcards.stem}"
     shell:
-        "maftp embed {params.vocabulary} {params.rows}"
-        " --clip {input.clip}"
-        " --templates {wildcards.templates} --out {output} --log {log}"
+        "maftp embed {params.vocabulary:q} {params.rows:q}"
+        " --variant {params.variant:q} --clip {input.clip:q}"
+        " --templates {wildcards.templates:q} --out {output:q} --log {log:q}"

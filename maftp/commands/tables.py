@@ -14,7 +14,6 @@ def add(commands: argparse._SubParsersAction) -> None:
     _add_table(commands)
     _add_merge_tables(commands)
     _add_ablations(commands)
-    _add_merge_ablations(commands)
 
 
 def _add_scores(commands: argparse._SubParsersAction) -> None:
@@ -88,25 +87,6 @@ def _ablations(options: argparse.Namespace) -> None:
         seeds=params.ablations.seeds or params.seeds,
     )
     write_ablations([table], options.out, options.markdown)
-
-
-def _add_merge_ablations(commands: argparse._SubParsersAction) -> None:
-    parser = command(
-        commands,
-        "merge-ablations",
-        "Join the ablations of experiments.",
-        _merge_ablations,
-        params=False,
-    )
-    parser.add_argument("tables", nargs="+", type=Path, help="results/EXPERIMENT/ablations.csv")
-    _add_table_outputs(parser)
-
-
-def _merge_ablations(options: argparse.Namespace) -> None:
-    from maftp.report.ablations import read_ablations, write_ablations
-
-    tables = [read_ablations(table) for table in options.tables]
-    write_ablations(tables, options.out, options.markdown)
 
 
 def _add_table_outputs(parser: argparse.ArgumentParser) -> None:

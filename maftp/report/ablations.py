@@ -13,7 +13,8 @@ from maftp.errors import MaftpError
 from maftp.files import atomic_path
 from maftp.grid import Grid, Row
 from maftp.report.bootstrap import Counts, difference, read_counts
-from maftp.report.tables import FULL_SCALE, TRAINING
+from maftp.report.runs import SCORES
+from maftp.report.tables import RECIPE, TRAINING, experiment_table
 
 MIOU, PQ = "mIoU", "PQ"
 _INTRODUCTION = """\
@@ -25,8 +26,9 @@ seeds. The difference to the full model has a 95 % interval of a paired bootstra
 it says how far the choice of images could explain it, not the choice of seed. Lines with the same
 run are the same run.
 """
-_MINIATURE = """\
-These are runs of the {experiment} experiment, not the paper's: **not comparable with the paper.**
+_NOT_COMPARABLE = """\
+**Not comparable with the numbers of the paper**: the full model is none of its recipes
+({deviations}).
 """
 
 
@@ -54,10 +56,9 @@ def ablation_table(
     """
     reader = _Reader(results, grid, list(benchmarks), list(seeds), draws)
     full = grid.rows[0].run
-    records = [
-        {"experiment": experiment, **_what(row), **reader.scores(row.run, full)}
-        for row in grid.rows
-    ]
+    recipe = experiment_table([results / full / f"seed{seeds[0]}"], benchmarks=benchmarks).iloc[0]
+    common = {"experiment": experiment, **{key: recipe[key] for key in RECIPE}}
+    records = [{**common, **_what(row), **reader.scores(row.run, full)} for row in grid.rows]
     return pd.DataFrame(records)
 
 
@@ -67,8 +68,9 @@ def write_ablations(tables: Sequence[pd.DataFrame], csv: Path, markdown: Path) -
     parts = [_INTRODUCTION]
     for experiment, lines in whole.groupby("experiment", sort=False):
         parts.append(f"## {experiment}\n")
-        if not str(experiment).startswith(FULL_SCALE):
-            parts.append(_MINIATURE.format(experiment=experiment))
+        first = lines.iloc[0]
+        if not first["recipe"] or pd.isna(first["recipe"]):
+            parts.append(_NOT_COMPARABLE.format(deviations=first["deviations"]))
         for study, rows in lines.groupby("study", sort=False):
             parts.append(f"### {study.replace('_', ' ')}\n\n{_text(rows)}\n")
     with atomic_path(csv) as temporary:
@@ -128,7 +130,7 @@ class _Reader:
     def _means(self, run: str) -> dict[str, Any]:
         table = pd.DataFrame([self._row(run, seed) for seed in self._seeds])
         record: dict[str, Any] = {"seeds": len(table)}
-        semantic = [name for name in self._benchmarks if not name.endswith(PQ)]
+        semantic = self._benchmarks
         for name in table.columns:
             record[name] = table[name].mean()
             record[f"{name} std"] = table[name].std(ddof=1) if len(table) > 1 else None
@@ -143,9 +145,9 @@ class _Reader:
         row = {}
         for benchmark in self._benchmarks:
             result = _read_json(self._evaluation(run, seed) / f"{benchmark}.json")
-            panoptic = result["metric"] == "panoptic"
-            name = f"{benchmark} {PQ}" if panoptic else benchmark
-            row[name] = result["scores"][PQ if panoptic else "mIoU_b"]
+            score = SCORES[result["metric"]][0]
+            name = benchmark if result["metric"] == "semantic" else f"{benchmark} {score}"
+            row[name] = result["scores"][score]
         return row
 
     def _differences(self, run: str, full: str) -> dict[str, Any]:
@@ -154,6 +156,10 @@ class _Reader:
             return record
         pairs: dict[str, list[list[tuple[Counts, Counts]]]] = {MIOU: [], PQ: []}
         for benchmark in self._benchmarks:
+            if not any(
+                (self._evaluation(run, self._seeds[0]) / f"{benchmark}.statistics").iterdir()
+            ):
+                continue  # of instances nothing is counted per image
             seeds = [
                 (self._read(run, seed, benchmark), self._read(full, seed, benchmark))
                 for seed in self._seeds

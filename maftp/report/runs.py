@@ -13,6 +13,13 @@ import pandas as pd
 
 from maftp.errors import MaftpError
 
+SCORES = {
+    "semantic": ("mIoU_b", "mIoU_a"),
+    "panoptic": ("PQ", "SQ", "RQ"),
+    "instance": ("AP",),
+}
+"""Main scores by metric, the first of them first."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -54,12 +61,12 @@ def find_runs(results: Path, variants: Sequence[str], seeds: Sequence[int]) -> l
 
 
 def score_table(runs: Sequence[Run], benchmarks: Sequence[str]) -> pd.DataFrame:
-    """Return a row per run, benchmark and score: mIoU in both protocols, or PQ, SQ, RQ."""
+    """Return a row per run, benchmark and score: mIoU in both protocols; PQ, SQ, RQ; or AP."""
     rows = []
     for run in runs:
         for benchmark in benchmarks:
             result = run.result(benchmark)
-            names = ("mIoU_b", "mIoU_a") if result["metric"] == "semantic" else ("PQ", "SQ", "RQ")
+            names = SCORES[result["metric"]]
             rows += [
                 {
                     "variant": run.variant,

@@ -1,6 +1,6 @@
 """The scores of one run for `dvc metrics` and `dvc plots`.
 
-metrics.json          by benchmark: mIoU of protocol (b), or PQ, SQ and RQ
+metrics.json          by benchmark: mIoU of protocol (b), or PQ, SQ and RQ, or AP
 plots/classes/*.csv   a file per benchmark: class, seen in training or unseen, IoU or PQ
 plots/seen.csv        mIoU of the classes seen in training, and of the unseen ones
 """  # fmt: skip
@@ -20,7 +20,7 @@ Results = Mapping[str, Mapping[str, Any]]
 """By benchmark, what an evaluation wrote."""
 
 _SEMANTIC = "mIoU_b"
-_QUALITIES = ("PQ", "SQ", "RQ")
+_QUALITIES = ("PQ", "SQ", "RQ", "AP")
 _OF_CLASS = ("IoU", "PQ", "AP")
 _PARTS = ("seen", "unseen")
 

@@ -8,7 +8,7 @@ by the number of classes in ground truth or prediction. All scores are percentag
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,16 @@ import pandas as pd
 
 from maftp.errors import MaftpError
 from maftp.files import atomic_path
-from maftp.report.published import comparison
+from maftp.report.published import comparison, match_recipe
 
 SEMANTIC = ("A-847", "A-150", "PC-459", "PC-59", "PAS-20")
 PANOPTIC = "ADE-panoptic"
 KEYS = ["experiment", "variant", "seed"]
 QUALITIES = ["PQ", "SQ", "RQ"]
+INSTANCE = "AP"
 TRAINING = ["trainable_parameters", "training_seconds", "peak_memory_mb"]
-FULL_SCALE = ("maftp_base", "maftp_large", "fcclip_base", "fcclip_large")
-"""How the names of experiments begin that run on the official data with the paper's recipe."""
+RECIPE = ["recipe", "deviations"]
+"""Published recipe whose parameters the run was made with, if any; else where they differ."""
 
 _PROTOCOL = "mIoU (b): mean over classes in ground truth"
 _UNION = " (a)"
@@ -36,9 +37,8 @@ PC-459: a comparison with a published number has to know which protocol it is. P
 panoptic quality on the A-150 scenes. With several seeds: mean ± standard deviation.
 """
 _NOT_COMPARABLE = (
-    "These are scores of the {experiment} experiment, which is not the paper's: its images or its "
-    "models are others, and the benchmarks have only their names and their formats in common. "
-    "**They are not comparable with the numbers of the paper.**"
+    "**Not comparable with the numbers of the paper**: what was recorded with these results is not "
+    "a published recipe ({deviations})."
 )
 
 
@@ -99,22 +99,35 @@ def _row(run: Path, benchmarks: Sequence[str] | None) -> dict[str, Any]:
     files = sorted((run / "evaluation").glob("*.json"))
     if benchmarks is not None:
         files = [run / "evaluation" / f"{benchmark}.json" for benchmark in benchmarks]
-    for file in files:
-        row |= _scores(file)
+    results = {file.stem: _read_json(file) for file in files}
+    for benchmark, result in results.items():
+        row |= _scores(run / "evaluation" / f"{benchmark}.json", benchmark, result)
     manifest = run / "manifest.json"
-    if manifest.exists():
-        content = _read_json(manifest)
-        row |= {key: content.get(key) for key in TRAINING}
-    return row
+    content = _read_json(manifest) if manifest.exists() else {}
+    row |= {key: content.get(key) for key in TRAINING if content}
+    return row | _recipe(content, results.values())
 
 
-def _scores(file: Path) -> dict[str, float | None]:
+def _recipe(manifest: dict[str, Any], results: Iterable[dict[str, Any]]) -> dict[str, str]:
+    """Compare what training and every evaluation recorded with the published recipes."""
+    trained = manifest.get("params", {})
+    evaluated = [result.get("provenance", {}).get("params", {}) for result in results] or [{}]
+    match = max(
+        (match_recipe(trained | own) for own in evaluated), key=lambda m: len(m.differences)
+    )
+    if match.differences:
+        return {"recipe": "", "deviations": f"nearest to {match.recipe}; {match}"}
+    return {"recipe": match.recipe, "deviations": ""}
+
+
+def _scores(file: Path, benchmark: str, result: dict[str, Any]) -> dict[str, float | None]:
     """Return the columns of one benchmark."""
-    result, benchmark = _read_json(file), file.stem
     try:
         scores = result["scores"]
         if result["metric"] == "semantic":
             return {benchmark: scores["mIoU_b"], benchmark + _UNION: scores["mIoU_a"]}
+        if result["metric"] == "instance":
+            return {f"{benchmark} {INSTANCE}": scores[INSTANCE]}
         prefix = "" if benchmark == PANOPTIC else f"{benchmark} "
         return {prefix + quality: scores[quality] for quality in QUALITIES}
     except (KeyError, TypeError):
@@ -150,13 +163,14 @@ def _ordered(table: pd.DataFrame) -> pd.DataFrame:
     """Put the columns in their fixed order, add missing ones, give each its type."""
     fixed = [*KEYS, *SEMANTIC, *QUALITIES]
     union = [name + _UNION for name in SEMANTIC]
-    known = {*fixed, *TRAINING, *union, "protocol"}
+    known = {*fixed, *TRAINING, *union, "protocol", *RECIPE}
     others = sorted((str(name) for name in table.columns if name not in known), key=_extra_order)
     extra = [column for column in others if not column.endswith(_UNION)]
     union += [column for column in others if column.endswith(_UNION)]
-    table = table.reindex(columns=[*fixed, *TRAINING, *extra, *union, "protocol"])
+    table = table.reindex(columns=[*fixed, *TRAINING, *extra, *union, "protocol", *RECIPE])
     types: dict[str, Any] = {name: "float64" for name in table.columns if name not in KEYS}
     types |= {"seed": "int64", "trainable_parameters": "Int64", "protocol": "object"}
+    types |= {name: "object" for name in RECIPE}
     return table.assign(protocol=_PROTOCOL).astype(types)
 
 
@@ -172,21 +186,22 @@ def _markdown(table: pd.DataFrame, baseline: str) -> str:
     parts = ["# Results\n", _INTRODUCTION]
     for experiment, rows in table.groupby("experiment", sort=False):
         parts.append(f"## {experiment}\n")
-        if not str(experiment).startswith(FULL_SCALE):
-            parts.append(_NOT_COMPARABLE.format(experiment=experiment) + "\n")
+        other = rows[rows["recipe"].fillna("") == ""]
+        if len(other):
+            parts.append(_NOT_COMPARABLE.format(deviations=other["deviations"].iloc[0]) + "\n")
         parts.append(_text(_summary(rows, baseline)) + "\n")
         parts.append(
             "mIoU in protocol (a), divided by the classes of ground truth or prediction:\n"
         )
         union = {name + _UNION: name + _UNION for name in SEMANTIC}
         parts.append(_text(_benchmarks(rows, union, baseline)) + "\n")
-        parts += _paper(str(experiment), rows)
+        parts += _paper(rows)
     return "\n".join(parts)
 
 
-def _paper(experiment: str, rows: pd.DataFrame) -> list[str]:
-    """Return the comparison with the paper, for its own experiments."""
-    compared = comparison(experiment, rows)
+def _paper(rows: pd.DataFrame) -> list[str]:
+    """Return the comparison with the paper, for runs of its recipes."""
+    compared = comparison(rows)
     if compared is None:
         return []
     numbers = compared.select_dtypes("number").columns

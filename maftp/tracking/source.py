@@ -39,7 +39,7 @@ EXCUSED = {
     "training.ray_environment": "environment of Ray's processes",
     "training.row_file": "hands rows of the history to the driver",
     "training.run_folder": "decides which checkpoint to go on from",
-    "training.validation": "changes no weight; rules name it where it scores",
+    "yaml_file": "reads values that rules record",
 }
 """Places that no number depends on, with the reason."""
 

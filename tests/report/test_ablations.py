@@ -58,15 +58,15 @@ def test_a_cell_without_training_has_the_cost_of_its_weights(results):
 def test_tables_are_written_and_joined(table, tmp_path):
     write_ablations([table], tmp_path / "a.csv", tmp_path / "a.md")
     text = (tmp_path / "a.md").read_text()
-    assert "not comparable with the paper" in text
+    assert "Not comparable with the numbers of the paper" in text
     assert "### parts" in text and "### rc weight" in text
     assert "| frozen" in text and "model.name" in text
     read = read_ablations(tmp_path / "a.csv")
     write_ablations([read], tmp_path / "b.csv", tmp_path / "b.md")
     assert (tmp_path / "b.csv").read_text() == (tmp_path / "a.csv").read_text()
-    other = read.assign(experiment="maftp_base")
+    other = read.assign(experiment="mine", recipe="maftp_base")
     write_ablations([read, other], tmp_path / "both.csv", tmp_path / "both.md")
-    assert (tmp_path / "both.md").read_text().count("not comparable") == 1
+    assert (tmp_path / "both.md").read_text().count("Not comparable") == 1
     assert len(pd.read_csv(tmp_path / "both.csv")) == 6
 
 
@@ -76,7 +76,7 @@ def test_mistakes_are_named(results, tmp_path):
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     with pytest.raises(MaftpError, match="column experiment is missing"):
         read_ablations(tmp_path / "other.csv")
-    with pytest.raises(MaftpError, match="seed7.*run the cell first"):
+    with pytest.raises(MaftpError, match="seed7.*evaluate the run first"):
         ablation_table(
             made_up_grid(), results, experiment="x", benchmarks=["A-150"], seeds=[7], draws=5
         )

@@ -8,15 +8,26 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from maftp.config import load_params
 from maftp.errors import MaftpError
 from maftp.report.tables import experiment_table, merge_tables, write_table
 
+ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ["A-847", "A-150", "PC-459", "PC-59", "PAS-20", "ADE-panoptic"]
 COLUMNS = [
     *["experiment", "variant", "seed", "A-847", "A-150", "PC-459", "PC-59", "PAS-20"],
     *["PQ", "SQ", "RQ"],
     *["trainable_parameters", "training_seconds", "peak_memory_mb"],
-    *["A-847 (a)", "A-150 (a)", "PC-459 (a)", "PC-59 (a)", "PAS-20 (a)", "protocol"],
+    *[
+        "A-847 (a)",
+        "A-150 (a)",
+        "PC-459 (a)",
+        "PC-59 (a)",
+        "PAS-20 (a)",
+        "protocol",
+        "recipe",
+        "deviations",
+    ],
 ]
 
 
@@ -53,16 +64,16 @@ def test_csv_has_the_fixed_columns_and_two_decimals(tmp_path: Path):
         make_run(tmp_path, "miniature/shuffled/seed0", 3, trained=False),
     ]
     csv, _ = write(experiment_table(runs, benchmarks=BENCHMARKS), tmp_path)
-    lines = csv.splitlines()
+    lines = [line.partition(',"nearest to ')[0] for line in csv.splitlines()]
     assert lines[0].split(",") == COLUMNS
     protocol = "mIoU (b): mean over classes in ground truth"
     assert lines[1] == (
         "miniature,maftp,0,30.46,30.46,30.46,30.46,30.46,3.05,70.00,30.00,"
-        f"1234567,90.00,1500.00,15.23,15.23,15.23,15.23,15.23,{protocol}"
+        f"1234567,90.00,1500.00,15.23,15.23,15.23,15.23,15.23,{protocol},"
     )
     assert lines[2] == (
         "miniature,shuffled,0,3.00,3.00,3.00,3.00,3.00,0.30,70.00,30.00,"
-        f",,,1.50,1.50,1.50,1.50,1.50,{protocol}"
+        f",,,1.50,1.50,1.50,1.50,1.50,{protocol},"
     )
 
 
@@ -75,7 +86,7 @@ def test_further_benchmarks_come_after_the_fixed_ones(tmp_path: Path):
     columns = list(experiment_table([run]).columns)
     extra = ["COCO-panoptic PQ", "COCO-panoptic SQ", "COCO-panoptic RQ", "PAS-21"]
     assert columns[14:18] == extra
-    assert columns[18:] == [*COLUMNS[14:19], "PAS-21 (a)", "protocol"]
+    assert columns[18:] == [*COLUMNS[14:19], "PAS-21 (a)", *COLUMNS[19:]]
 
 
 def test_markdown_averages_seeds_and_compares_with_the_baseline(tmp_path: Path):
@@ -98,13 +109,64 @@ def test_markdown_averages_seeds_and_compares_with_the_baseline(tmp_path: Path):
     assert union[2][2] == "16.00 ± 1.41"
 
 
-def test_only_full_scale_experiments_may_be_compared_with_the_paper(tmp_path: Path):
-    runs = [make_run(tmp_path, f"{name}/maftp/seed0", 30) for name in ("miniature", "samples")]
-    _, small = write(experiment_table(runs), tmp_path)
-    assert small.count("not comparable with the numbers of the paper") == 2
-    assert "scores of the samples experiment" in small
-    full = [make_run(tmp_path, "maftp_large/maftp/seed0", 30)]
-    assert "not comparable" not in write(experiment_table(full), tmp_path)[1]
+PUBLISHED = load_params(ROOT / "params.yaml", ROOT / "workflow/experiments/maftp_base.yaml")
+
+
+def note_params(run: Path, params: dict) -> None:
+    """Record parameters with a run and its evaluations, as training and evaluation do."""
+    manifest = json.loads((run / "manifest.json").read_text())
+    (run / "manifest.json").write_text(json.dumps(manifest | {"params": params}))
+    for file in (run / "evaluation").glob("*.json"):
+        kept = {key: params[key] for key in ("input", "clip", "model", "evaluate", "weights")}
+        result = json.loads(file.read_text()) | {"provenance": {"params": kept}}
+        file.write_text(json.dumps(result))
+
+
+def test_a_run_of_the_recipe_stands_beside_the_paper_whatever_it_is_called(tmp_path: Path):
+    run = make_run(tmp_path, "mine/maftp/seed0", 30)
+    note_params(run, PUBLISHED.for_variant("maftp").model_dump(mode="json"))
+    _, markdown = write(experiment_table([run]), tmp_path)
+    assert "Not comparable" not in markdown
+    assert "Compared with the paper" in markdown and "13.8" in markdown
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("train.iterations", 2),
+        ("input.test.short_side", 640),
+        ("evaluate.max_images", 1),
+        ("data.catalog", "other.yaml"),
+        ("weights", "x.pth"),
+    ],
+)
+def test_another_recipe_is_never_compared_whatever_it_is_called(tmp_path: Path, key, value):
+    run = make_run(tmp_path, "maftp_base_quick/maftp/seed0", 30)
+    params = PUBLISHED.for_variant("maftp").model_dump(mode="json")
+    *path, last = key.split(".")
+    block = params
+    for part in path:
+        block = block[part]
+    block[last] = value
+    note_params(run, params)
+    csv, markdown = write(experiment_table([run]), tmp_path)
+    assert "Not comparable with the numbers of the paper" in markdown
+    assert f"{key}: {value} instead of" in markdown and key in csv
+    assert "Compared with the paper" not in markdown
+
+
+def test_what_records_no_parameters_is_not_compared(tmp_path: Path):
+    run = make_run(tmp_path, "maftp_large/maftp/seed0", 30)
+    assert "Not comparable" in write(experiment_table([run]), tmp_path)[1]
+
+
+def test_instances_have_a_column(tmp_path: Path):
+    run = make_run(tmp_path, "a/b/seed0", 10)
+    result = {"metric": "instance", "scores": {"AP": 12.345, "AP50": 20.0}}
+    (run / "evaluation" / "ADE-instance.json").write_text(json.dumps(result))
+    table = experiment_table([run], benchmarks=["A-150", "ADE-instance"])
+    assert table["ADE-instance AP"].tolist() == [12.345]
+    assert "12.35" in write(table, tmp_path)[1]
 
 
 def test_mean_of_five_needs_all_five(tmp_path: Path):

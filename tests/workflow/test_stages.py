@@ -45,29 +45,9 @@ def called(text: str, function: str) -> set[str]:
     return found
 
 
-def world_modules() -> set[str]:
-    text = (ROOT / "workflow/rules/data.smk").read_text()
-    listed = re.search(r"WORLD_MODULES = \[(.*?)\]", text, re.S)[1]
-    return {f"miniworld/{name}" for name in re.findall(r'"([\w.]+)"', listed)}
-
-
-def covered(place: str, deps: set[str]) -> bool:
-    path = ROOT / "maftp" / place
-    file = path if path.exists() else path.with_suffix(".py")
-    names = [file, *file.parents]
-    return any(name.relative_to(ROOT).as_posix() in deps for name in names if ROOT in name.parents)
-
-
-@pytest.mark.parametrize("stage", sorted(RULES))
-def test_a_stage_depends_on_the_code_that_its_rules_watch(stage):
-    deps = set(STAGES[stage]["deps"])
-    places = world_modules() if stage == "datasets" else set()
-    for file, rules in RULES[stage].items():
-        assert f"workflow/rules/{file}.smk" in deps
-        for rule in rules:
-            places |= called(rule_text(file, rule), "source_digest")
-    assert stage == "clip" or places
-    assert not {place for place in places if not covered(place, deps)}
+@pytest.mark.parametrize("stage", sorted(STAGES))
+def test_a_stage_depends_on_the_code_and_lets_snakemake_tell_what_matters(stage):
+    assert {"maftp", "workflow/rules"} <= set(STAGES[stage]["deps"])
 
 
 @pytest.mark.parametrize("stage", sorted(RULES))

@@ -72,7 +72,8 @@ rule experiment_table:
 
 rule table:
     input:
-        sorted({f"{RESULTS}/table.csv", *map(str, Path("results").glob("*/table.csv"))}),
+        csv=f"{RESULTS}/table.csv",
+        markdown=f"{RESULTS}/table.md",
     output:
         csv="results/table.csv",
         markdown="results/table.md",
@@ -82,12 +83,10 @@ rule table:
         "../../envs/environment.yaml"
     resources:
         **needs(PARAMS.resources.prepare),
-    params:
-        code=code_digest("report.tables"),
     message:
-        "Table of all experiments so far"
+        "The table of {EXPERIMENT} is results/table.csv"
     shell:
-        "maftp merge-tables {input:q} --out {output.csv:q} --markdown {output.markdown:q} --log {log:q}"
+        "(cp {input.csv:q} {output.csv:q} && cp {input.markdown:q} {output.markdown:q}) 2> {log:q}"
 
 
 rule experiment_ablations:
@@ -131,12 +130,8 @@ rule experiment_ablations:
 
 rule ablations:
     input:
-        sorted(
-            {
-                f"{RESULTS}/ablations.csv",
-                *map(str, Path("results").glob("*/ablations.csv")),
-            }
-        ),
+        csv=f"{RESULTS}/ablations.csv",
+        markdown=f"{RESULTS}/ablations.md",
     output:
         csv="results/ablations.csv",
         markdown="results/ablations.md",
@@ -144,10 +139,7 @@ rule ablations:
         "results/ablations.log",
     conda:
         "../../envs/environment.yaml"
-    params:
-        code=code_digest("report.ablations"),
     message:
-        "Ablations of all experiments so far"
+        "The ablations of {EXPERIMENT} are results/ablations.csv"
     shell:
-        "maftp merge-ablations {input:q}"
-        " --out {output.csv:q} --markdown {output.markdown:q} --log {log:q}"
+        "(cp {input.csv:q} {output.csv:q} && cp {input.markdown:q} {output.markdown:q}) 2> {log:q}"

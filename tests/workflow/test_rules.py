@@ -1,0 +1,107 @@
+"""The rules, read as text: every placeholder is quoted, and all code that a command runs counts."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import grimp
+import pytest
+
+from maftp.tracking import source
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = sorted((ROOT / "workflow" / "rules").glob("*.smk"))
+
+GRAPH = grimp.build_graph("maftp", exclude_type_checking_imports=True, cache_dir=None)
+RULES = {
+    re.search(r'(?:rule |name:\s+f")([a-z]\w*[a-z])', text)[1]: text
+    for file in FILES
+    for text in re.findall(
+        r"^ *rule ?\w*:\n(?:.|\n)*?(?=^ *rule ?\w*:|\Z)",
+        re.sub(r"^ *#.*\n", "", file.read_text(), flags=re.M),
+        re.M,
+    )
+}
+UNWATCHED = {
+    "clip": "makes the same file of the same weights",
+    "download": "decides by digests",
+    "released_weights": "makes the same file of the same weights",
+    "report_page": "Snakemake makes it",
+    "report_parts": "makes nothing",
+    "resolved_params": "writes the parameters down",
+    "unpack": "decides by digests",
+    "ablations": "copies",
+    "table": "copies",
+}
+"""Rules that no edit of the code makes stale, with the reason."""
+
+
+def shell(rule: str) -> str:
+    found = re.search(r'^ *shell:\n((?: *".*\n)*)', RULES[rule], re.M)
+    return found[1] if found else ""
+
+
+def imports(tree: ast.AST) -> set[str]:
+    """Return the modules of maftp that a piece of code imports."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("maftp."):
+            found.add(node.module.removeprefix("maftp."))
+    return found
+
+
+def command_imports(name: str) -> set[str]:
+    """Return what the function of a command imports, whichever file it stands in."""
+    for file in (ROOT / "maftp" / "commands").glob("*.py"):
+        tree = ast.parse(file.read_text())
+        functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+        for node in ast.walk(tree):
+            if not (isinstance(node, ast.Call) and getattr(node.func, "id", "") == "command"):
+                continue
+            constants = [a.value for a in node.args if isinstance(a, ast.Constant)]
+            if constants[:1] == [name]:
+                runs = next(
+                    a.id for a in node.args if isinstance(a, ast.Name) and a.id in functions
+                )
+                called = {n.id for n in ast.walk(functions[runs]) if isinstance(n, ast.Name)}
+                nodes = [functions[runs], *(functions[n] for n in called if n in functions)]
+                return set().union(*map(imports, nodes))
+    raise AssertionError(f"no command {name}")
+
+
+def watched(rule: str) -> set[Path]:
+    text = re.search(r"code=code_digest\(((?:.|\n)*?)\),\n", RULES[rule])
+    return set(source.code_files(*re.findall(r'"([\w.]+)"', text[1]))) if text else set()
+
+
+def test_all_rules_are_seen():
+    assert {"train", "evaluate", "convert", "figure", "table", "world"} <= set(RULES)
+    assert len(RULES) > 20
+
+
+@pytest.mark.parametrize("rule", sorted(RULES))
+def test_every_placeholder_is_quoted(rule):
+    for placeholder in re.findall(r"\{([^{}]+)\}", shell(rule)):
+        assert placeholder.endswith(":q"), f"{rule}: {{{placeholder}}}"
+    assert "'{" not in shell(rule)
+
+
+@pytest.mark.parametrize("rule", sorted(rule for rule in RULES if "maftp " in shell(rule)))
+def test_all_code_that_a_command_runs_is_watched_or_excused(rule):
+    command = re.search(r"maftp ([\w-]+)", shell(rule))[1]
+    if rule in UNWATCHED:
+        assert not watched(rule)
+        return
+    reached = set()
+    for module in command_imports(command):
+        reached |= {f"maftp.{module}"} | GRAPH.find_upstream_modules(f"maftp.{module}")
+    files = {source._file(name) for name in reached}
+    needed = {file for file in files if not source._is_excused(file)}
+    assert watched(rule) >= needed, sorted(str(p) for p in needed - watched(rule))
+    assert watched(rule)
+
+
+def test_every_reason_is_of_a_rule():
+    assert set(UNWATCHED) <= set(RULES)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "maftp"
-BASE = {"errors", "files", "lock", "progress", "config", "grid", "yaml_file"}
+BASE = {"errors", "files", "lock", "progress", "config", "grid", "yaml_file", "credentials"}
 ALLOWED = {
     "ops": BASE,
     "data": BASE,

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich_argparse import RichHelpFormatter
 
 from maftp.commands.parser import command, read_params
+from maftp.credentials import without_credentials
+from maftp.errors import MaftpError
 
 if TYPE_CHECKING:
     from maftp.tracking.comparison import Comparison
@@ -39,21 +42,24 @@ def _add_log(commands: argparse._SubParsersAction) -> None:
 
 
 def _log(options: argparse.Namespace) -> None:
-    import logging
-
     from maftp.tracking.run_record import read_run
 
     records = [read_run(run) for run in options.runs]
     store = _store(options)
-    try:
+    with _mlflow_named(store, "nothing is lost, log the runs again later with `maftp runs log`"):
         _log_all(store, records, options.table)
-    except Exception as error:  # whatever a server answers, the table is there
-        reason = " ".join(str(error).split())[:200]
-        logging.getLogger(__name__).debug("MLflow failed", exc_info=True)
-        logging.getLogger(__name__).warning(
-            "MLflow at %s failed (%s); log the runs again later with `maftp runs log`",
-            store.uri, reason,
-        )  # fmt: skip
+
+
+@contextmanager
+def _mlflow_named(store: MlflowStore, advice: str) -> Iterator[None]:
+    """Turn whatever a server or its database answers into one sentence."""
+    try:
+        yield
+    except MaftpError:
+        raise
+    except Exception as error:
+        reason = without_credentials(" ".join(str(error).split())[:300])
+        raise MaftpError(f"MLflow at {store.address} failed ({reason}); {advice}") from error
 
 
 def _log_all(store: MlflowStore, records: Sequence, table: Path | None) -> None:
@@ -85,7 +91,10 @@ def _add_compare(commands: argparse._SubParsersAction) -> None:
 def _compare(options: argparse.Namespace) -> None:
     from maftp.tracking.comparison import compare
 
-    print(_text(compare(_store(options), options.first, options.second)))
+    store = _store(options)
+    with _mlflow_named(store, "start the server, or set $MLFLOW_TRACKING_URI to one that answers"):
+        found = compare(store, options.first, options.second)
+    print(_text(found))
 
 
 def _store(options: argparse.Namespace) -> MlflowStore:

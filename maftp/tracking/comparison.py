@@ -68,8 +68,8 @@ def find_run(store: MlflowStore, name: str) -> Run:
         run = MlflowStore(uri=store.uri, experiment=experiment).find_row(row)
     if run is None:
         raise MaftpError(
-            f"{name}: no such run in MLflow at {store.uri}; name one by its id, its folder or as "
-            "variant-seed0, and log it first (maftp runs log)"
+            f"{name}: no such run in MLflow at {store.address}; name one by its id, its folder or "
+            "as variant-seed0, and log it first (maftp runs log)"
         )
     return run
 

@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from maftp.credentials import cleaned
 from maftp.files import sha256
 from maftp.tracking.source import PACKAGE, code_digest
 
@@ -71,7 +72,7 @@ def collect_manifest(
         "experiment": params.experiment,
         "variant": variant,
         "seed": seed,
-        "params": params.model_dump(mode="json"),
+        "params": cleaned(params.model_dump(mode="json")),
         "params_digest": digest_of(params.model_dump(mode="json")),
         "inputs": dict(inputs),
         "source_digest": code_digest(TRAINING_CODE),
@@ -85,7 +86,7 @@ def circumstances() -> dict[str, Any]:
     """Return what the way back from a result to its making needs: commit, command and machine."""
     return {
         **_commit(),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": cleaned([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "host": platform.node(),
         "platform": platform.platform(),
         "python": platform.python_version(),

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 import logging
+import queue
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from maftp.credentials import without_credentials
 from maftp.files import write_json
 from maftp.tracking.mlflow_store import DIGEST, ROW, MlflowStore, flatten, server_uri
 
@@ -33,6 +35,8 @@ PICTURES = "validation"
 
 _SEND_EVERY_SECONDS = 5.0
 _RETRY_AFTER_SECONDS = 60.0
+_LAST_SECONDS = 30.0
+"""Longest wait for a server at the end of a training."""
 
 
 class MlflowLogger:
@@ -54,13 +58,15 @@ class MlflowLogger:
         self._store = MlflowStore(uri=server_uri(uri), experiment=experiment)
         self._name = f"{variant}-seed{seed}"
         self._identity = {ROW: f"{experiment}/{variant}/{seed}", DIGEST: digest}
-        self._note = RunNote(folder / NOTE, uri=self._store.uri, digest=digest)
+        self._note = RunNote(folder / NOTE, uri=self._store.address, digest=digest)
         self._manifest: Mapping[str, Any] = {}
         self._rows: list[Mapping[str, float]] = []
         self._run_id: str | None = None
         self._monitor: SystemMetricsMonitor | None = None
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="mlflow")
-        self._sending: Future[bool] | None = None
+        self._tasks: queue.Queue[Callable[[], None] | None] = queue.Queue()
+        # A daemon: a server that hangs must not keep the process from ending.
+        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+        self._thread.start()
         self._due = 0.0
         self._complained = False
 
@@ -92,7 +98,7 @@ class MlflowLogger:
     def log_row(self, row: Mapping[str, float]) -> None:
         """Take one row of the history to be sent with the next ones."""
         self._rows.append(row)
-        if time.monotonic() >= self._due and (self._sending is None or self._sending.done()):
+        if time.monotonic() >= self._due and self._tasks.unfinished_tasks == 0:
             self._send()
 
     def finish(self, *artifacts: Path) -> None:
@@ -105,28 +111,34 @@ class MlflowLogger:
             self._close("KILLED", ())
 
     def _close(self, status: str, artifacts: Sequence[Path]) -> None:
-        self._thread.submit(self._attempt, lambda: self._end(status, artifacts))
-        self._thread.shutdown(wait=True)
+        self._tasks.put(lambda: self._end(status, artifacts))
+        self._tasks.put(None)
+        self._thread.join(_LAST_SECONDS)
+        if self._thread.is_alive():
+            self._complain(f"no answer within {_LAST_SECONDS:.0f} s")
 
     def _send(self) -> None:
         self._due = time.monotonic() + _SEND_EVERY_SECONDS
-        self._sending = self._thread.submit(self._attempt, self._catch_up)
+        self._tasks.put(self._catch_up)
 
-    def _attempt(self, log: Callable[[], None]) -> bool:
-        try:
-            log()
-        except Exception as error:  # whatever a server answers, training goes on
-            self._due = time.monotonic() + _RETRY_AFTER_SECONDS
-            if not self._complained:
-                reason = " ".join(str(error).split())[:200]
-                logger.warning(
-                    "MLflow at %s failed (%s); going on without it, `maftp runs log` sends later"
-                    " what is in %s",
-                    self._store.uri, reason, self._note.path.parent,
-                )  # fmt: skip
-            self._complained = True
-            return False
-        return True
+    def _work(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            try:
+                task()
+            except Exception as error:  # whatever a server answers, training goes on
+                self._due = time.monotonic() + _RETRY_AFTER_SECONDS
+                self._complain(" ".join(str(error).split())[:200])
+            finally:
+                self._tasks.task_done()
+
+    def _complain(self, reason: str) -> None:
+        if not self._complained:
+            logger.warning(
+                "MLflow at %s failed (%s); going on without it, `maftp runs log` sends later"
+                " what is in %s",
+                self._store.address, without_credentials(reason), self._note.path.parent,
+            )  # fmt: skip
+        self._complained = True
 
     def _catch_up(self) -> None:
         """Open the run when it is not yet open; send rows that are not yet sent."""

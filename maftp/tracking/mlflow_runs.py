@@ -17,7 +17,7 @@ from maftp.files import sha256
 from maftp.tracking.mlflow_logger import NOTE, RunNote, manifest_tags
 from maftp.tracking.mlflow_store import BENCHMARK, DIGEST, PARENT, ROW, MlflowStore, flatten
 from maftp.tracking.registry import register
-from maftp.tracking.run_record import EvaluationRecord, RunRecord, table_row
+from maftp.tracking.run_record import EvaluationRecord, RunRecord
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -54,8 +54,7 @@ def log_run(
     store.log_tags(run_id, {f"dvc.{path}": md5 for path, md5 in record.dvc_hashes().items()})
     last = _last_step(store, run)
     store.log_rows(run_id, [row for row in record.history if row["step"] > last])
-    if table is not None:
-        store.log_rows(run_id, [{"step": record.steps, **table_row(table, record)}])
+    store.log_rows(run_id, [{"step": record.steps, **record.scores}])
     _attach(store, run_id, record, [*tables, *pictures])
     for evaluation in record.evaluations:
         _log_evaluation(store, run_id, record, evaluation)
@@ -68,7 +67,7 @@ def log_run(
 
 
 def _find_or_create(store: MlflowStore, record: RunRecord) -> Run:
-    note = RunNote(record.folder / NOTE, uri=store.uri, digest=record.digest)
+    note = RunNote(record.folder / NOTE, uri=store.address, digest=record.digest)
     identity = {ROW: record.row, DIGEST: record.digest}
     run = None if note.run_id is None else store.get(note.run_id)
     run = run or store.find(identity) or store.create(record.name, identity)

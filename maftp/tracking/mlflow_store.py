@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from maftp.credentials import without_credentials
 from maftp.lock import locked
 
 if TYPE_CHECKING:
@@ -32,14 +33,21 @@ _KIND = {"mlflow.experimentKind": "custom_model_development"}
 _NAMES_PER_REQUEST = 100
 _METRICS_PER_REQUEST = 900
 _LONGEST_VALUE = 5000
-_QUIET = ("alembic", "mlflow.store", "mlflow.tracking", "mlflow.system_metrics", "mlflow.pyfunc")
+_QUIET = (
+    "alembic",
+    "urllib3",
+    "mlflow.store",
+    "mlflow.tracking",
+    "mlflow.system_metrics",
+    "mlflow.pyfunc",
+)
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "GIT_PYTHON_REFRESH": "quiet",  # no complaint where git is absent
     # A server that is away shall not hold up the end of a training for minutes.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }
 Entry = TypeVar("Entry")
 
@@ -55,6 +63,8 @@ class MlflowStore:
             experiment: name of the experiment.
         """
         self.uri = uri
+        self.address = without_credentials(uri)
+        """For people."""
         self.experiment = experiment
 
     @cached_property

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,6 +16,9 @@ from maftp.files import sha256
 from maftp.tracking.manifest import digest_of
 
 WEIGHTS = "weights.safetensors"
+COSTS = ("trainable_parameters", "training_seconds", "peak_memory_mb")
+PANOPTIC = "ADE-panoptic"
+"""The benchmark whose qualities have columns without its name."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,19 @@ class RunRecord:
         """Return the optimizer steps its training took; 0 when it was not trained."""
         return int(self.manifest.get("steps", 0))
 
+    @property
+    def scores(self) -> dict[str, float]:
+        """Return its main scores in percent, by the columns of the table, and what it cost."""
+        found = {key: self.manifest[key] for key in COSTS if key in self.manifest}
+        for evaluation in self.evaluations:
+            benchmark, scores = evaluation.benchmark, evaluation.result.get("scores", {})
+            if "mIoU_b" in scores:
+                found[benchmark] = scores["mIoU_b"]
+            else:
+                prefix = "" if benchmark == PANOPTIC else f"{benchmark} "
+                found |= {f"{prefix}{name}": scores.get(name) for name in ("PQ", "SQ", "RQ", "AP")}
+        return _numbers(found)
+
     @cached_property
     def digest(self) -> str:
         """Return what the weights depend on: of the training, or of the inputs evaluated."""
@@ -136,19 +151,6 @@ def read_run(folder: Path) -> RunRecord:
     return RunRecord(folder, experiment, variant, int(seed[4:]), manifest, evaluations, history)
 
 
-def table_row(csv_file: Path, record: RunRecord) -> dict[str, float]:
-    """Return the numbers of a run's row in a table; empty when the table has no such row.
-
-    Columns of the other definition of mIoU are left out: they stand with the evaluations.
-    """
-    with open(csv_file, newline="") as file:
-        for row in csv.DictReader(file):
-            if f"{row['experiment']}/{row['variant']}/{row['seed']}" == record.row:
-                scores = {k: v for k, v in row.items() if k != "seed" and not k.endswith("(a)")}
-                return {name: float(value) for name, value in scores.items() if _is_number(value)}
-    return {}
-
-
 def _without_training(evaluations: Sequence[EvaluationRecord]) -> dict[str, Any]:
     """Return a manifest for a run that took its weights from elsewhere."""
     manifest = dict(evaluations[0].manifest)
@@ -183,13 +185,6 @@ def _numbers(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
         elif isinstance(value, int | float) and not isinstance(value, bool):
             found[f"{prefix}{key}"] = float(value)
     return found
-
-
-def _is_number(text: str | None) -> bool:
-    try:
-        return math.isfinite(float(text or "nan"))
-    except ValueError:
-        return False
 
 
 def _is(path: Path, digest: str) -> bool:

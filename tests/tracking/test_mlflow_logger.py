@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 import subprocess
 import sys
 import time
 
 import pytest
 
+from maftp.tracking import mlflow_logger
 from maftp.tracking.mlflow_logger import MlflowLogger
 from maftp.tracking.mlflow_store import flatten
 
@@ -172,7 +174,7 @@ def test_a_failing_server_is_reported_once_and_gets_everything_later(tmp_path, c
         log.start(MANIFEST)
         for row in STEPS:
             log.log_row(row)
-        log._sending.result()
+        log._tasks.join()
         assert not (tmp_path / "mlflow.json").exists()
         file.unlink()
         log.finish()
@@ -211,6 +213,22 @@ def test_logging_takes_no_time_of_who_logs(uri, client, tmp_path):
     assert client.get_run(run_id(tmp_path)).data.metrics["loss_0"] == 1.0
 
 
+@pytest.mark.slow
+def test_a_server_that_never_answers_delays_the_end_by_seconds(tmp_path, caplog, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(mlflow_logger, "_LAST_SECONDS", 2.0)
+    with socket.create_server(("127.0.0.1", 0)) as server:  # takes connections, says nothing
+        port = server.getsockname()[1]
+        log = tracker(f"http://ann:S3CRET@127.0.0.1:{port}", tmp_path)
+        with caplog.at_level(logging.WARNING):
+            log.start(MANIFEST)
+            log.log_row(STEPS[0])
+            start = time.monotonic()
+            log.finish()
+    assert time.monotonic() - start < 10
+    assert "no answer within 2 s" in caplog.text and "S3CRET" not in caplog.text
+
+
 def test_a_run_that_never_began_is_not_logged(tmp_path, caplog):
     tracker(f"sqlite:///{tmp_path}/mlflow.db", tmp_path).stop()
     assert not list(tmp_path.iterdir()) and not caplog.text
@@ -230,6 +248,7 @@ def test_flatten():
 START_A_RUN = """
 import sys
 from pathlib import Path
+from maftp.tracking import mlflow_logger
 from maftp.tracking.mlflow_logger import MlflowLogger
 
 uri, name = sys.argv[1:]

@@ -1,4 +1,5 @@
 # Parameters, paths and input functions. No rules.
+import os
 import re
 import shlex
 import sys
@@ -8,6 +9,7 @@ from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import ExecMode
 
 from maftp.config import load_params
+from maftp.credentials import cleaned
 from maftp.data import inventory, layout
 from maftp.data.catalog import load_catalog
 from maftp.errors import MaftpError
@@ -51,7 +53,7 @@ def frozen_params():
     They may be edited while jobs wait: all jobs of this run, on other nodes too, read what was
     planned. A catalog that the run draws itself comes later.
     """
-    values = PARAMS.model_dump(mode="json")
+    values = cleaned(PARAMS.model_dump(mode="json"))
     if PARAMS.data.catalog is not None and PARAMS.data.world is None:
         catalog = freeze(
             CATALOG.model_dump(mode="json"),
@@ -61,6 +63,14 @@ def frozen_params():
         values["data"]["catalog"] = str(catalog)
     return freeze(values, Path("results"), name="params")
 
+
+# Addresses with passwords reach the jobs through their environment, not through a file.
+for NAME, ADDRESS in {
+    "MLFLOW_TRACKING_URI": PARAMS.tracking.uri,
+    "MAFTP_CHECKPOINT_MIRROR": PARAMS.resources.checkpoint_mirror,
+}.items():
+    if cleaned(ADDRESS) != ADDRESS:
+        os.environ.setdefault(NAME, ADDRESS)
 
 # The file is no `params` of the rules, so that what a rule does not name reruns nothing.
 FROZEN = frozen_params()

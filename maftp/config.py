@@ -46,6 +46,8 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=
 Text = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Place = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f{}]+$")]
 """A path or address; Snakemake gives braces a meaning of their own."""
+Title = Annotated[str, Field(min_length=1, pattern=r"^[\p{L}\p{N}(][^<>|`\x00-\x1f\x7f]*$")]
+"""Text for tables: no signs that HTML, Markdown or a spreadsheet would take for its own."""
 Count = Annotated[int, Field(ge=0, le=LARGEST)]
 Positive = Annotated[int, Field(gt=0, le=LARGEST)]
 NonNegative = Annotated[float, Field(ge=0, le=1e6)]
@@ -315,7 +317,7 @@ class Evaluate(_Block):
 class AblationPart(_Block):
     """A cell of the grid that differs from another in one key; others can start from it."""
 
-    title: Text
+    title: Title
     """What the table calls it."""
     start: str
     """Cell it starts from: `full`, or a part above."""
@@ -327,7 +329,7 @@ class AblationPart(_Block):
 class AblationSweep(_Block):
     """Several values of one parameter."""
 
-    title: Text
+    title: Title
     start: str
     """Cell it starts from: `full`, or a part."""
     key: str

@@ -39,7 +39,7 @@ def _add_figure(commands: argparse._SubParsersAction) -> None:
 
 
 def _figure(options: argparse.Namespace) -> None:
-    from maftp.files import atomic_path
+    from maftp.report.csv_file import write_csv
 
     draw: dict[str, Callable[[argparse.Namespace, Params], pd.DataFrame]] = {
         "scores": _scores,
@@ -51,8 +51,7 @@ def _figure(options: argparse.Namespace) -> None:
         "ablations": _ablations,
     }
     numbers = draw[options.figure](options, read_params(options))
-    with atomic_path(options.numbers) as temporary:
-        numbers.to_csv(temporary, index=False, float_format="%.4f", lineterminator="\n")
+    write_csv(numbers, options.numbers)
 
 
 def _scores(options: argparse.Namespace, params: Params) -> pd.DataFrame:
@@ -147,15 +146,14 @@ def _add_provenance(commands: argparse._SubParsersAction) -> None:
 
 
 def _provenance(options: argparse.Namespace) -> None:
-    from maftp.files import atomic_path
+    from maftp.report.csv_file import write_csv
     from maftp.report.provenance import provenance_table
     from maftp.report.runs import find_runs
 
     params = read_params(options)
     runs = find_runs(options.results, list(params.variants), params.seeds)
     table = provenance_table(runs, params.benchmarks)
-    with atomic_path(options.out) as temporary:
-        table.to_csv(temporary, index=False, lineterminator="\n")
+    write_csv(table, options.out)
 
 
 def _add_drift(commands: argparse._SubParsersAction) -> None:

@@ -13,6 +13,7 @@ from maftp.errors import MaftpError
 from maftp.files import atomic_path
 from maftp.grid import Grid, Row
 from maftp.report.bootstrap import Counts, difference, read_counts
+from maftp.report.csv_file import write_csv
 from maftp.report.runs import SCORES
 from maftp.report.tables import RECIPE, TRAINING, experiment_table
 
@@ -73,8 +74,7 @@ def write_ablations(tables: Sequence[pd.DataFrame], csv: Path, markdown: Path) -
             parts.append(_NOT_COMPARABLE.format(deviations=first["deviations"]))
         for study, rows in lines.groupby("study", sort=False):
             parts.append(f"### {study.replace('_', ' ')}\n\n{_text(rows)}\n")
-    with atomic_path(csv) as temporary:
-        whole.to_csv(temporary, index=False, float_format="%.3f", lineterminator="\n")
+    write_csv(whole, csv, decimals=3)
     with atomic_path(markdown) as temporary:
         temporary.write_text("\n".join(parts))
 

@@ -7,14 +7,16 @@ plots/seen.csv        mIoU of the classes seen in training, and of the unseen on
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from maftp.errors import MaftpError
 from maftp.files import atomic_path, write_json
+from maftp.report.csv_file import write_csv
 
 Results = Mapping[str, Mapping[str, Any]]
 """By benchmark, what an evaluation wrote."""
@@ -46,10 +48,10 @@ def write_metrics(results: Results, path: Path) -> None:
 def write_plots(results: Results, path: Path) -> None:
     """Write scores by class, and by seen and unseen classes, as CSV into a folder of their own."""
     with atomic_path(path) as folder:
-        _write_csv(folder / "seen.csv", ("part", "mIoU"), _seen_rows(results))
+        _write(folder / "seen.csv", ["part", "mIoU"], _seen_rows(results))
         for name, result in results.items():
-            rows = _class_rows(result)
-            _write_csv(folder / "classes" / f"{name}.csv", ("class", "seen", "score"), rows)
+            file = folder / "classes" / f"{name}.csv"
+            _write(file, ["class", "seen", "score"], _class_rows(result))
 
 
 def _main(result: Mapping[str, Any]) -> dict[str, float] | float | None:
@@ -76,12 +78,8 @@ def _class_rows(result: Mapping[str, Any]) -> Iterable[tuple[str, str, float]]:
             yield entry["name"], "seen" if entry.get("seen") else "unseen", score
 
 
-def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
+def _write(path: Path, columns: list[str], rows: Iterable[Sequence[Any]]) -> None:
+    write_csv(pd.DataFrame(list(rows), columns=columns), path, decimals=None)
 
 
 def _read(path: Path) -> dict[str, Any]:

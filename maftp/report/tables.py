@@ -16,6 +16,7 @@ import pandas as pd
 
 from maftp.errors import MaftpError
 from maftp.files import atomic_path
+from maftp.report.csv_file import write_csv
 from maftp.report.published import comparison, match_recipe
 
 SEMANTIC = ("A-847", "A-150", "PC-459", "PC-59", "PAS-20")
@@ -69,8 +70,7 @@ def write_table(
         baseline: variant against which differences are given.
     """
     text = _markdown(table, baseline)
-    with atomic_path(csv) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.2f", lineterminator="\n")
+    write_csv(table, csv, decimals=2)
     with atomic_path(markdown) as temporary:
         temporary.write_text(text)
 

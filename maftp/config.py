@@ -486,7 +486,8 @@ def load_params(path: Path | str, *overlays: Path | str) -> Params:
 
 SHARED = (
     *("variants", "ablations", "seeds", "experiment", "benchmarks", "data", "resources"),
-    *("tracking", "train.validation"),
+    *("tracking", "train.validation", "execution.workers", "execution.gpus_per_worker"),
+    *("execution.cpus_per_worker", "execution.loader_workers"),
 )
 """What all variants of an experiment have in common."""
 

@@ -144,7 +144,7 @@ def _stage(path: Path, experiment: str, root: Path) -> str | None:
         steps = {"evaluate": _OF_EVALUATION, "train": _OF_TRAINING}
         step = next((name for name, made in steps.items() if parts[4] in made), None)
         return step and f"{step}-{parts[2]}-{parts[3].removeprefix('seed')}"
-    return path.stem if path.stem in _TABLES and len(parts) <= 3 else None
+    return path.stem if path.stem in _TABLES and len(parts) == 3 else None
 
 
 def _folder(project: Path, experiment: str) -> Path:

@@ -45,7 +45,7 @@ def noted(project: Path, name: str) -> dict:
 @pytest.fixture
 def project(tmp_path):
     folder = tmp_path / "first"
-    for name in (WEIGHTS, SCORES, PICTURES, MANIFEST, "results/table.csv"):
+    for name in (WEIGHTS, SCORES, PICTURES, MANIFEST, "results/tiny/table.csv"):
         make(folder, name, f"content of {name}")
     make(folder, "results/other/maftp/seed0/weights.safetensors", "of another experiment")
     return folder
@@ -75,7 +75,7 @@ def test_another_clone_gets_the_notes(project, tmp_path):
     saved(project)
     second = pulled(project, tmp_path)
     assert set(restore("tiny", project=second)) == {
-        WEIGHTS, SCORES, PICTURES, MANIFEST, "results/table.csv"
+        WEIGHTS, SCORES, PICTURES, MANIFEST, "results/tiny/table.csv"
     }  # fmt: skip
     assert noted(second, PICTURES) == noted(project, PICTURES)
     assert restore("tiny", project=second) == []

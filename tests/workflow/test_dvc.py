@@ -68,7 +68,7 @@ class Clone(Checkout):
 
     def planned(self) -> dict[str, int]:
         """Return how many jobs of each rule Snakemake would run for the table."""
-        done = self.snakemake("-n", "results/table.csv")
+        done = self.snakemake("-n", "results/smoke/table.csv")
         output = done.stdout + done.stderr
         return {name: int(count) for name, count in re.findall(r"^(\w+)\s+(\d+)$", output, re.M)}
 
@@ -134,13 +134,13 @@ def copied(first, tmp_path) -> Clone:
 
 
 def scores(folder: Path) -> pd.DataFrame:
-    table = pd.read_csv(folder / "results/table.csv")
+    table = pd.read_csv(folder / "results/smoke/table.csv")
     return table[["experiment", "variant", "seed", "PAS-20"]]
 
 
 def test_repro_gives_the_table_of_snakemake(first, finished):
     clone, output = first
-    assert jobs_run(output) == {"train", "evaluate", "scores", "experiment_table", "table"}
+    assert jobs_run(output) == {"train", "evaluate", "scores", "experiment_table"}
     pd.testing.assert_frame_equal(scores(clone.path), scores(finished.path))
 
 
@@ -161,7 +161,7 @@ def test_push_and_pull_into_a_second_clone(first):
     assert not (second.path / "results").exists()
     second.dvc("pull")
     assert second.changed_stages() == set()
-    for name in ("results/table.csv", "results/smoke/maftp/seed0/weights.safetensors"):
+    for name in ("results/smoke/table.csv", "results/smoke/maftp/seed0/weights.safetensors"):
         assert (second.path / name).read_bytes() == (clone.path / name).read_bytes()
     assert second.planned() == {}
     # The cache is linked, not copied.
@@ -180,7 +180,7 @@ def test_push_and_pull_into_a_second_clone(first):
 
 def test_an_experiment_changes_what_depends_on_it(copied):
     output = copied.dvc("exp", "run", "-S", "train.rc_weight=0.2")
-    assert jobs_run(output) == {"train", "evaluate", "scores", "experiment_table", "table"}
+    assert jobs_run(output) == {"train", "evaluate", "scores", "experiment_table"}
     assert "Stage 'datasets' didn't change" in output and "Stage 'clip' didn't change" in output
     difference = json.loads(copied.run(BIN / "dvc", "metrics", "diff", "--json", "--all").stdout)
     metrics = "results/smoke/maftp/seed0/metrics.json"

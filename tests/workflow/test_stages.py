@@ -17,10 +17,10 @@ RULES = {
     "train": {"train": ("train",)},
     "evaluate": {"evaluate": ("evaluate",), "report": ("scores",)},
     "control": {"evaluate": ("evaluate",), "report": ("scores",)},
-    "table": {"report": ("experiment_table", "table")},
+    "table": {"report": ("experiment_table",)},
     "cell": {"train": ("train",), "evaluate": ("evaluate",), "report": ("scores",)},
     "scored_cell": {"evaluate": ("evaluate",), "report": ("scores",)},
-    "ablations": {"report": ("experiment_ablations", "ablations")},
+    "ablations": {"report": ("experiment_ablations",)},
 }
 """Which rules a stage calls, by the file they stand in."""
 

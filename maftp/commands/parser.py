@@ -35,10 +35,11 @@ def command(
     parser = commands.add_parser(
         name, help=help, description=help, formatter_class=RichHelpFormatter
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=_checking_code(run))
     parser.add_argument(
         "--log", type=Path, help="also write everything, tracebacks too, to this file"
     )
+    parser.add_argument("--code", help=argparse.SUPPRESS)  # given by the rules
     if params:
         parser.add_argument(
             "--params",
@@ -49,6 +50,19 @@ def command(
             help="parameter files, later ones laid over earlier ones ($MAFTP_PARAMS, params.yaml)",
         )
     return parser
+
+
+def _checking_code(run: Callable[[argparse.Namespace], None]) -> Callable:
+    """Refuse to run other code than the workflow planned with."""
+
+    def checked(options: argparse.Namespace) -> None:
+        if options.code is not None:
+            from maftp.tracking.source import check_code
+
+            check_code(options.code)
+        run(options)
+
+    return checked
 
 
 def group(commands: argparse._SubParsersAction, name: str, help: str) -> argparse._SubParsersAction:

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import ast
 import hashlib
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import grimp
+
+from maftp.errors import MaftpError
 
 PACKAGE = Path(__file__).resolve().parent.parent
 NAME = "maftp"
@@ -58,8 +61,27 @@ def code_digest(*modules: str) -> str:
     digest = hashlib.sha256()
     for file in code_files(*modules):
         digest.update(file.relative_to(PACKAGE).as_posix().encode())
-        digest.update(_meaning(file))
+        digest.update(_read(file, file.stat().st_mtime_ns).meaning)
     return digest.hexdigest()[:16]
+
+
+def code_mark(*modules: str) -> str:
+    """Return the names of modules with the digest of the code they run, for `check_code`."""
+    return f"{'+'.join(modules)}:{code_digest(*modules)}"
+
+
+def check_code(mark: str) -> None:
+    """Refuse to go on with other code than `code_mark` saw.
+
+    Raises:
+        MaftpError: the code was edited meanwhile.
+    """
+    modules = mark.rpartition(":")[0]
+    if code_mark(*modules.split("+")) != mark:
+        raise MaftpError(
+            f"the code of {modules} was edited since this run began; start snakemake again, "
+            "it redoes what the edit touches"
+        )
 
 
 def code_files(*modules: str) -> list[Path]:
@@ -103,21 +125,32 @@ def _data_files(file: Path) -> set[Path]:
     """Return data files, and files of data folders, beside a module that names them in its text."""
     beside = {path.name: path for path in file.parent.iterdir() if not path.name.startswith("_")}
     found: set[Path] = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Constant) and node.value in beside:
-            path = beside[node.value]
-            inside = path.glob("*") if path.is_dir() else [path]
-            found |= {data for data in inside if data.is_file() and data.suffix != ".py"}
+    for name in _read(file, file.stat().st_mtime_ns).texts & beside.keys():
+        path = beside[name]
+        inside = path.glob("*") if path.is_dir() else [path]
+        found |= {data for data in inside if data.is_file() and data.suffix != ".py"}
     return found
 
 
-def _meaning(file: Path) -> bytes:
-    """Return what of a file can change a result: its syntax tree, or its bytes if it is no code."""
+@dataclass(frozen=True)
+class _Contents:
+    meaning: bytes
+    """Digest of what can change a result: of the syntax tree, or of all bytes if it is no code."""
+    texts: frozenset[str]
+    """The texts in a module."""
+
+
+@cache
+def _read(file: Path, modified: int) -> _Contents:
+    content = file.read_bytes()
     if file.suffix != ".py":
-        return file.read_bytes()
-    tree = ast.parse(file.read_text())
+        return _Contents(hashlib.sha256(content).digest(), frozenset())
+    tree = ast.parse(content)
+    texts: set[str] = set()
     for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            texts.add(node.value)
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             if ast.get_docstring(node, clean=False) is not None:
                 node.body = node.body[1:]
-    return ast.dump(tree).encode()
+    return _Contents(hashlib.sha256(ast.dump(tree).encode()).digest(), frozenset(texts))

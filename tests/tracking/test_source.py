@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from maftp.errors import MaftpError
 from maftp.tracking import source
 
 
@@ -68,6 +69,17 @@ def test_what_a_module_imports_and_names_counts(package, file, text, counts):
 def test_a_package_stands_for_its_modules():
     files = source.code_files("losses")
     assert source.PACKAGE / "losses" / "matcher.py" in files
+
+
+def test_edited_code_is_refused(package):
+    mark = source.code_mark("losses", "weights")
+    source.check_code(mark)
+    source._graph.cache_clear()
+    (package / "errors.py").write_text("A = 2\n")
+    source.check_code(mark)
+    (package / "table.csv").write_text("3\n")
+    with pytest.raises(MaftpError, match=r"code of losses\+weights was edited"):
+        source.check_code(mark)
 
 
 def test_an_unknown_place_is_refused():

@@ -72,7 +72,7 @@ def command_imports(name: str) -> set[str]:
 
 
 def watched(rule: str) -> set[Path]:
-    text = re.search(r"code=code_digest\(((?:.|\n)*?)\),\n", RULES[rule])
+    text = re.search(r"code=code_mark\(((?:.|\n)*?)\),\n", RULES[rule])
     return set(source.code_files(*re.findall(r'"([\w.]+)"', text[1]))) if text else set()
 
 
@@ -100,7 +100,7 @@ def test_all_code_that_a_command_runs_is_watched_or_excused(rule):
     files = {source._file(name) for name in reached}
     needed = {file for file in files if not source._is_excused(file)}
     assert watched(rule) >= needed, sorted(str(p) for p in needed - watched(rule))
-    assert watched(rule)
+    assert watched(rule) and "--code {params.code:q}" in shell(rule)
 
 
 def test_every_reason_is_of_a_rule():

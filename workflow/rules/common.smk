@@ -14,7 +14,7 @@ from maftp.data import inventory, layout
 from maftp.data.catalog import load_catalog
 from maftp.errors import MaftpError
 from maftp.tracking import job_records
-from maftp.tracking.source import code_digest
+from maftp.tracking.source import code_digest, code_mark
 from maftp.yaml_file import freeze, is_frozen
 
 if workflow.config_settings.config:
@@ -51,8 +51,16 @@ def frozen_params():
     """Write down parameters and catalog as they are now, and return the file of the parameters.
 
     They may be edited while jobs wait: all jobs of this run, on other nodes too, read what was
-    planned. A catalog that the run draws itself comes later.
+    planned. A catalog that the run draws itself comes later. The name tells the code as well.
     """
+    code = code_digest("commands", "training.worker", "training.validation")
+    if is_frozen(PARAM_FILES[0]):
+        if code not in PARAM_FILES[0].name:
+            raise WorkflowError(
+                "the code was edited since this run began; start snakemake again, "
+                "it redoes what the edit touches"
+            )
+        return PARAM_FILES[0]
     values = cleaned(PARAMS.model_dump(mode="json"))
     if PARAMS.data.catalog is not None and PARAMS.data.world is None:
         catalog = freeze(
@@ -61,7 +69,7 @@ def frozen_params():
             name="catalog",
         )
         values["data"]["catalog"] = str(catalog)
-    return freeze(values, Path("results"), name="params")
+    return freeze(values, Path("results"), name=f"params-{code}")
 
 
 # Addresses with passwords reach the jobs through their environment, not through a file.

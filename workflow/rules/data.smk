@@ -12,11 +12,11 @@ if PARAMS.data.world:
             **needs(PARAMS.resources.prepare),
         params:
             world=settings("data.world"),
-            code=code_digest("miniworld.archives"),
+            code=code_mark("miniworld.archives"),
         message:
             "Draw the miniature world and pack it as the official archives"
         shell:
-            "maftp world --log {log:q}"
+            "maftp world --code {params.code:q} --log {log:q}"
 
 
 rule download:
@@ -70,7 +70,7 @@ rule convert:
         **needs(PARAMS.resources.prepare),
     params:
         catalog=lambda wildcards: catalog_entry("datasets", wildcards.dataset),
-        code=code_digest("data.convert.run"),
+        code=code_mark("data.convert.run"),
         # moves when a converted file is lost
         repairs=lambda wildcards: inventory.repairs(
             wildcards.dataset, CATALOG.datasets[wildcards.dataset], ROOT
@@ -78,4 +78,4 @@ rule convert:
     message:
         "Convert {wildcards.dataset}"
     shell:
-        "maftp convert {wildcards.dataset:q} --jobs {threads:q} --log {log:q}"
+        "maftp convert --code {params.code:q} {wildcards.dataset:q} --jobs {threads:q} --log {log:q}"

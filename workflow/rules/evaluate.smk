@@ -36,11 +36,11 @@ rule evaluate:
             variant=wildcards.variant,
         ),
         catalog=lambda wildcards: catalog_entry("benchmarks", wildcards.benchmark),
-        code=code_digest("evaluation.runner"),
+        code=code_mark("evaluation.runner"),
     message:
         "Evaluate {wildcards.variant}, seed {wildcards.seed}, on {wildcards.benchmark}"
     shell:
-        "maftp evaluate {wildcards.benchmark:q} --variant {wildcards.variant:q}"
+        "maftp evaluate --code {params.code:q} {wildcards.benchmark:q} --variant {wildcards.variant:q}"
         " --seed {wildcards.seed:q} --weights {input.weights:q} --text {input.text:q}"
         " --out {output.scores:q} --overlays {output.overlays:q}"
         " --statistics {output.statistics:q} --log {log:q}"

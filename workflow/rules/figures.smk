@@ -68,11 +68,11 @@ for FIGURE, (SECTION, MADE_FROM) in PLOTS.items():
             ablations=lambda wildcards, input: (
                 ["--ablations", input.ablations] if input.ablations else []
             ),
-            code=code_digest("report"),
+            code=code_mark("report"),
         message:
             "Plot {params.figure}"
         shell:
-            "maftp figure {params.figure:q} {params.results:q} {params.variants:q}"
+            "maftp figure --code {params.code:q} {params.figure:q} {params.results:q} {params.variants:q}"
             " --benchmark {params.benchmark:q} {params.ablations:q}"
             " --out {output.picture:q} --numbers {output.numbers:q} --log {log:q}"
 
@@ -93,11 +93,11 @@ rule curves:
         "../../envs/environment.yaml"
     params:
         title="{variant}, seed {seed}",
-        code=code_digest("report.figures"),
+        code=code_mark("report.figures"),
     message:
         "Plot the losses of {wildcards.variant}, seed {wildcards.seed}"
     shell:
-        "maftp curves {input:q} --title {params.title:q}"
+        "maftp curves --code {params.code:q} {input:q} --title {params.title:q}"
         " --out {output:q} --log {log:q}"
 
 
@@ -124,11 +124,11 @@ rule drift:
         gpus=PARAMS.execution.gpus_per_worker,
     params:
         benchmark=PICTURED,
-        code=code_digest("inspection.drift"),
+        code=code_mark("inspection.drift"),
     message:
         "Measure the drift of CLIP in {wildcards.variant}, seed {wildcards.seed}"
     shell:
-        "maftp drift {params.benchmark:q} --variant {wildcards.variant:q} --seed {wildcards.seed:q}"
+        "maftp drift --code {params.code:q} {params.benchmark:q} --variant {wildcards.variant:q} --seed {wildcards.seed:q}"
         " --weights {input.weights:q} --clip {input.clip:q} --text {input.text:q}"
         " --out {output:q} --log {log:q}"
 
@@ -154,11 +154,11 @@ rule gallery:
         benchmark=PICTURED,
         method=METHOD,
         baseline=BASELINE or METHOD,
-        code=code_digest("inspection.gallery"),
+        code=code_mark("inspection.gallery"),
     message:
         "Draw the best, median and worst images of {params.benchmark}"
     shell:
-        "maftp gallery {params.benchmark:q} --method {params.method:q} --baseline {params.baseline:q}"
+        "maftp gallery --code {params.code:q} {params.benchmark:q} --method {params.method:q} --baseline {params.baseline:q}"
         " --weights {input.method:q} {input.baseline:q} --statistics {input.statistics:q}"
         " --out {output:q} --log {log:q}"
 
@@ -180,11 +180,11 @@ rule provenance:
         "../../envs/environment.yaml"
     params:
         results=lambda wildcards, output: Path(output[0]).parent,
-        code=code_digest("report.provenance"),
+        code=code_mark("report.provenance", "report.csv_file"),
     message:
         "Say what the runs were made of"
     shell:
-        "maftp provenance {params.results:q} --out {output:q} --log {log:q}"
+        "maftp provenance --code {params.code:q} {params.results:q} --out {output:q} --log {log:q}"
 
 
 rule resolved_params:

@@ -26,11 +26,11 @@ rule scores:
     params:
         folder=RUN,
         benchmarks=lambda wildcards: benchmarks_of(wildcards.variant),
-        code=code_digest("report.scores"),
+        code=code_mark("report.scores"),
     message:
         "Scores of {wildcards.variant}, seed {wildcards.seed}, for DVC"
     shell:
-        "maftp scores {params.folder:q} --benchmarks {params.benchmarks:q}"
+        "maftp scores --code {params.code:q} {params.folder:q} --benchmarks {params.benchmarks:q}"
         " --metrics {output.metrics:q} --plots {output.plots:q} --log {log:q}"
 
 
@@ -60,11 +60,11 @@ rule experiment_table:
         **needs(PARAMS.resources.prepare),
     params:
         runs=RUNS,
-        code=code_digest("report.tables"),
+        code=code_mark("report.tables"),
     message:
         "Table of {EXPERIMENT}"
     shell:
-        "maftp table {params.runs:q}"
+        "maftp table --code {params.code:q} {params.runs:q}"
         " --out {output.csv:q} --markdown {output.markdown:q} --log {log.table:q}"
         # in one process, as starting MLflow takes longer than logging; it never fails the table
         " && (maftp runs log {params.runs:q} --table {output.csv:q} --log {log.mlflow:q} || true)"
@@ -120,11 +120,11 @@ rule experiment_ablations:
     params:
         results=lambda wildcards, output: Path(output.csv).parent,
         grid=lambda wildcards: PARAMS.model_dump(mode="json")["ablations"],
-        code=code_digest("report.ablations"),
+        code=code_mark("report.ablations"),
     message:
         "Ablations of {EXPERIMENT}"
     shell:
-        "maftp ablations {params.results:q}"
+        "maftp ablations --code {params.code:q} {params.results:q}"
         " --out {output.csv:q} --markdown {output.markdown:q} --log {log:q}"
 
 

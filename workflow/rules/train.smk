@@ -39,12 +39,12 @@ rule train:
             "train",
             variant=wildcards.variant,
         ),
-        code=code_digest(
+        code=code_mark(
             "training.worker", *(["training.validation"] if VALIDATION else [])
         ),
     message:
         "Train {wildcards.variant}, seed {wildcards.seed}"
     shell:
         # exec: a signal must reach maftp itself, not a shell in between
-        "exec maftp train --variant {wildcards.variant:q} --seed {wildcards.seed:q}"
+        "exec maftp train --code {params.code:q} --variant {wildcards.variant:q} --seed {wildcards.seed:q}"
         " --clip {input.clip:q} --text {input.text:q} --out {params.folder:q} --log {log:q}"

@@ -56,11 +56,11 @@ rule retrain_miniature_clip:
     resources:
         **needs(PARAMS.resources.prepare),
     params:
-        code=code_digest("miniworld.clip"),
+        code=code_mark("miniworld.clip"),
     message:
         "Train the miniature CLIP anew"
     shell:
-        "maftp miniature-clip --out {output:q} --log {log:q}"
+        "maftp miniature-clip --code {params.code:q} --out {output:q} --log {log:q}"
 
 
 rule text_embeddings:
@@ -81,10 +81,10 @@ rule text_embeddings:
         vocabulary=lambda wildcards: layout.vocabulary_path(ROOT, wildcards.stem),
         variant=lambda wildcards: CLIPS[wildcards.clip],
         rows=lambda wildcards: ["--keep-row-zero"] if wildcards.rows else [],
-        code=code_digest("modeling.text_classifier", "modeling.clip_backbone"),
+        code=code_mark("modeling.text_classifier", "modeling.clip_backbone"),
     message:
         "Embed the class names of {wildcards.stem}"
     shell:
-        "maftp embed {params.vocabulary:q} {params.rows:q}"
+        "maftp embed --code {params.code:q} {params.vocabulary:q} {params.rows:q}"
         " --variant {params.variant:q} --clip {input.clip:q}"
         " --templates {wildcards.templates:q} --out {output:q} --log {log:q}"

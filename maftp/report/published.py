@@ -1,4 +1,4 @@
-"""The paper's rows beside those measured here, for runs of the paper's recipes only.
+"""The paper's scores beside those measured here, for runs of the paper's recipes only.
 
 What a run is called decides nothing: the parameters recorded with its results are compared with
 those of `published_recipes.yaml`. Published mIoU divides by the classes of ground truth or
@@ -16,9 +16,13 @@ from typing import Any
 import pandas as pd
 import yaml
 
-MEASURED = "measured here"
-_SCORES = ("A-847", "A-150", "PC-459", "PC-59", "PAS-20", "PQ", "SQ", "RQ")
-_PANOPTIC = ("PQ", "SQ", "RQ")
+PROTOCOLS = {
+    **dict.fromkeys(("A-847", "A-150", "PC-459", "PC-59", "PAS-20"), "mIoU (a)"),
+    **dict.fromkeys(("PQ", "SQ", "RQ"), "ADE20K panoptic"),
+}
+"""What is compared, and the definition by which it was published and is measured."""
+_OF_TRAINING = ("train.", "input.train.", "weights", "clip.pretrained")
+"""Keys that say nothing of an evaluation of released weights."""
 _SHOWN = 3
 
 
@@ -37,15 +41,24 @@ class Match:
         return shown + (f"; and {more} more" if more > 0 else "")
 
 
-def match_recipe(params: Mapping[str, Any]) -> Match:
+def match_recipe(params: Mapping[str, Any], *, released: str | None = None) -> Match:
     """Compare recorded parameters with the published recipes.
 
     Args:
         params: nested blocks of params.yaml, as manifests hold them; what is missing differs.
+        released: name in the catalog of the authors' weights that were evaluated; only the keys of
+            the evaluation count then. None for a training of our own.
     """
     flat = _flat(params)
+    recipes = _read()["recipes"]
+    if released is not None:
+        name = _read()["released"].get(released)
+        if name is None:
+            return Match("", (f"weights: {released} instead of a published recipe's",))
+        kept = {k: v for k, v in recipes[name].items() if not k.startswith(_OF_TRAINING)}
+        recipes = {name: kept}
     found = []
-    for name, recipe in _recipes().items():
+    for name, recipe in recipes.items():
         differing = [
             f"{key}: {_text(flat.get(key, 'not recorded'))} instead of {_text(value)}"
             for key, value in recipe.items()
@@ -63,40 +76,43 @@ def published_rows(recipe: str) -> pd.DataFrame:
 
 
 def comparison(rows: pd.DataFrame) -> pd.DataFrame | None:
-    """Return published and measured rows of an experiment, each marked as what it is.
+    """Return published beside measured scores of an experiment, a line per model and benchmark.
 
     Args:
         rows: its rows of the table of results, one per variant and seed; those whose `recipe` is
             a published one are compared.
 
     Returns:
-        Columns `model`, `source`, and the scores in percent; None where nothing was published.
+        Columns `model`, `weights`, `benchmark`, `protocol`, one per published source, `measured
+        here` and `difference` (to the first source), in percent; None where nothing was published.
     """
-    parts = []
-    for recipe, own in rows.groupby("recipe", sort=False):
+    lines = []
+    for (recipe, variant), group in rows.groupby(["recipe", "variant"], sort=False):
         published = published_rows(str(recipe))
-        if not published.empty:
-            measured = [_measured(variant, group) for variant, group in own.groupby("variant")]
-            parts += [published, pd.DataFrame(measured)]
-    if not parts:
+        released = group["released"].fillna("").iloc[0]
+        seeds = f"{len(group)} seed" + ("s" if len(group) > 1 else "")
+        weights = f"released weights {released}" if released else f"trained here, {seeds}"
+        for benchmark, protocol in PROTOCOLS.items():
+            values = published.set_index("source")[benchmark].dropna()
+            column = f"{benchmark} (a)" if protocol == "mIoU (a)" else benchmark
+            measured = group[column].mean() if column in group else None
+            if len(values) and not pd.isna(measured):
+                line = {"model": variant, "weights": weights, "benchmark": benchmark}
+                line |= {"protocol": protocol, **values, "measured here": measured}
+                lines.append(line | {"difference": measured - values.iloc[0]})
+    if not lines:
         return None
-    table = pd.concat(parts, ignore_index=True)[["model", "source", *_SCORES]]
-    return table.dropna(axis=1, how="all")
-
-
-def _measured(variant: str, group: pd.DataFrame) -> dict[str, Any]:
-    line: dict[str, Any] = {"model": variant, "source": f"{MEASURED}, {len(group)} seed(s)"}
-    for name in _SCORES:
-        column = name if name in _PANOPTIC else f"{name} (a)"
-        line[name] = group[column].mean() if column in group else None
-    return line
+    table = pd.DataFrame(lines)
+    last = ["measured here", "difference"]
+    return table[[*(name for name in table.columns if name not in last), *last]]
 
 
 @cache
-def _recipes() -> dict[str, dict[str, Any]]:
+def _read() -> dict[str, dict[str, Any]]:
     text = files("maftp.report").joinpath("published_recipes.yaml").read_text()
     values = yaml.safe_load(text)
-    return {name: values["common"] | own for name, own in values["recipes"].items()}
+    recipes = {name: values["common"] | own for name, own in values["recipes"].items()}
+    return {"recipes": recipes, "released": values["released"]}
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -25,8 +25,8 @@ KEYS = ["experiment", "variant", "seed"]
 QUALITIES = ["PQ", "SQ", "RQ"]
 INSTANCE = "AP"
 TRAINING = ["trainable_parameters", "training_seconds", "peak_memory_mb"]
-RECIPE = ["recipe", "deviations"]
-"""Published recipe whose parameters the run was made with, if any; else where they differ."""
+RECIPE = ["recipe", "deviations", "released"]
+"""Published recipe of the parameters, if any; else where they differ; name of released weights."""
 
 _PROTOCOL = "mIoU (b): mean over classes in ground truth"
 _UNION = " (a)"
@@ -108,16 +108,19 @@ def _row(run: Path, benchmarks: Sequence[str] | None) -> dict[str, Any]:
     return row | _recipe(content, results.values())
 
 
-def _recipe(manifest: dict[str, Any], results: Iterable[dict[str, Any]]) -> dict[str, str]:
+def _recipe(manifest: dict[str, Any], results: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """Compare what training and every evaluation recorded with the published recipes."""
     trained = manifest.get("params", {})
-    evaluated = [result.get("provenance", {}).get("params", {}) for result in results] or [{}]
-    match = max(
-        (match_recipe(trained | own) for own in evaluated), key=lambda m: len(m.differences)
-    )
+    recorded = [result.get("provenance", {}) for result in results] or [{}]
+    matches = [
+        match_recipe(trained | own.get("params", {}), released=own.get("released"))
+        for own in recorded
+    ]
+    match = max(matches, key=lambda match: len(match.differences))
+    found = {"recipe": match.recipe, "deviations": "", "released": recorded[0].get("released")}
     if match.differences:
-        return {"recipe": "", "deviations": f"nearest to {match.recipe}; {match}"}
-    return {"recipe": match.recipe, "deviations": ""}
+        found |= {"recipe": "", "deviations": f"nearest to {match.recipe}; {match}"}
+    return found
 
 
 def _scores(file: Path, benchmark: str, result: dict[str, Any]) -> dict[str, float | None]:
@@ -204,11 +207,10 @@ def _paper(rows: pd.DataFrame) -> list[str]:
     compared = comparison(rows)
     if compared is None:
         return []
-    numbers = compared.select_dtypes("number").columns
-    compared[numbers] = compared[numbers].map(
-        lambda value: "" if pd.isna(value) else f"{value:.1f}"
-    )
-    return ["Compared with the paper, mIoU in protocol (a):\n", _text(compared) + "\n"]
+    for name in compared.select_dtypes("number").columns:
+        form = "{:+.1f}" if name == "difference" else "{:.1f}"
+        compared[name] = ["" if pd.isna(value) else form.format(value) for value in compared[name]]
+    return ["Compared with the paper, in the protocol of its numbers:\n", _text(compared) + "\n"]
 
 
 def _summary(rows: pd.DataFrame, baseline: str) -> pd.DataFrame:

@@ -4,14 +4,14 @@ import pandas as pd
 import pytest
 
 from maftp.config import load_params
-from maftp.report.published import MEASURED, comparison, match_recipe, published_rows
+from maftp.report.published import comparison, match_recipe, published_rows
 from maftp.report.tables import write_table
 
 ROOT = Path(__file__).resolve().parents[2]
 SEMANTIC = ["A-847", "A-150", "PC-459", "PC-59", "PAS-20"]
 
 
-def rows(experiment: str, recipe: str = "") -> pd.DataFrame:
+def rows(experiment: str, recipe: str = "", released: str = "") -> pd.DataFrame:
     scores = {name: 30.0 + place for place, name in enumerate(SEMANTIC)}
     union = {f"{name} (a)": 10.0 + place for place, name in enumerate(SEMANTIC)}
     keys = {"experiment": experiment, "variant": "maftp"}
@@ -23,6 +23,7 @@ def rows(experiment: str, recipe: str = "") -> pd.DataFrame:
         "protocol": "b",
         "recipe": recipe,
         "deviations": "",
+        "released": released,
     }
     return pd.DataFrame([keys | {"seed": s} | scores | quality | costs | union for s in (0, 1)])[
         [
@@ -37,6 +38,7 @@ def rows(experiment: str, recipe: str = "") -> pd.DataFrame:
             "protocol",
             "recipe",
             "deviations",
+            "released",
         ]
     ]
 
@@ -47,13 +49,26 @@ def test_published_numbers_of_the_base_model():
     assert earlier[SEMANTIC].tolist() == [13.2, 33.6, 14.2, 55.9, 93.9]
 
 
-def test_measured_rows_are_marked_and_in_the_published_protocol():
+def test_a_line_has_published_and_measured_in_one_protocol_and_their_difference():
     table = comparison(rows("mine", "maftp_base"))
-    assert list(table.source.str.startswith("published")) == [True, True, False]
-    measured = table.iloc[-1]
-    assert measured.source == f"{MEASURED}, 2 seed(s)"
-    assert measured["A-847"] == 10.0  # protocol (a), not 30.0
-    assert "PQ" not in table
+    assert table.benchmark.tolist() == SEMANTIC  # nothing panoptic was measured or published
+    assert set(table.weights) == {"trained here, 2 seeds"}
+    first = table.iloc[0]
+    assert (first.benchmark, first.protocol) == ("A-847", "mIoU (a)")
+    current, earlier = (name for name in table.columns if name.startswith("published"))
+    # protocol (a): 10.0, not 30.0; the difference is to the current README
+    assert (first[current], first[earlier], first["measured here"]) == (13.8, 13.2, 10.0)
+    assert first["difference"] == pytest.approx(-3.8)
+
+
+def test_released_weights_are_named_as_such(tmp_path):
+    released = rows("maftp_base_released", "maftp_base", "maftp_b")[:1]
+    write_table(released, tmp_path / "t.csv", tmp_path / "t.md")
+    text = (tmp_path / "t.md").read_text()
+    (line,) = [
+        line for line in text.splitlines() if "released weights maftp_b" in line and "PC-59" in line
+    ]
+    assert "57.5" in line and "13.0" in line and "-44.5" in line and "mIoU (a)" in line
 
 
 @pytest.mark.parametrize("recipe", ["", "fcclip_base"])
@@ -67,7 +82,7 @@ def test_the_full_scale_table_shows_both(tmp_path):
     write_table(rows("mine", "maftp_base"), tmp_path / "t.csv", tmp_path / "t.md")
     text = (tmp_path / "t.md").read_text()
     assert "Compared with the paper" in text
-    assert "13.8" in text and MEASURED in text
+    assert "13.8" in text and "measured here" in text
 
 
 @pytest.mark.parametrize(
@@ -78,3 +93,19 @@ def test_the_recipes_are_those_of_the_experiments(name):
     (variant,) = params.variants
     match = match_recipe(params.for_variant(variant).model_dump(mode="json"))
     assert (match.recipe, match.differences) == (name, ())
+
+
+def test_an_evaluation_of_released_weights_is_judged_by_what_it_needs():
+    params = load_params(
+        ROOT / "params.yaml", ROOT / "workflow/experiments/maftp_base_released.yaml"
+    )
+    values = params.for_variant("maftp").model_dump(mode="json")
+    recorded = {
+        key: values[key] for key in ("data", "input", "clip", "model", "evaluate", "weights")
+    }
+    assert match_recipe(recorded, released="maftp_b").differences == ()
+    assert match_recipe(recorded).differences
+    assert match_recipe(recorded, released="maftp_l").differences
+    assert match_recipe(recorded, released="other").differences
+    fewer = recorded | {"evaluate": recorded["evaluate"] | {"max_images": 1}}
+    assert "max_images: 1" in str(match_recipe(fewer, released="maftp_b"))

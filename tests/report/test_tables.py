@@ -27,6 +27,7 @@ COLUMNS = [
         "protocol",
         "recipe",
         "deviations",
+        "released",
     ],
 ]
 

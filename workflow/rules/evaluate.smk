@@ -20,7 +20,7 @@ rule evaluate:
         f"{RUN}/evaluation/{{benchmark}}.benchmark.tsv"
     conda:
         "../../envs/environment.yaml"
-    threads: 1
+    threads: PARAMS.execution.loader_workers + 1
     resources:
         **needs(
             PARAMS.resources.evaluate, gpus=min(PARAMS.execution.gpus_per_worker, 1)

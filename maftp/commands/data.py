@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from maftp.commands.parser import catalog_and_root, command, read_params
+
+if TYPE_CHECKING:
+    from maftp.data.catalog import Catalog
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -50,11 +54,19 @@ def _add_download(commands: argparse._SubParsersAction) -> None:
 
 
 def _download(options: argparse.Namespace) -> None:
-    from maftp.data.download import fetch
-    from maftp.data.layout import archives_dir
-
     catalog, root = catalog_and_root(read_params(options))
-    fetch(catalog.obtainable(options.source), archives_dir(root), local=options.local)
+    _obtain(options.source, catalog, root, local=options.local)
+
+
+def _obtain(name: str, catalog: Catalog, root: Path, *, local: Path | None = None) -> None:
+    """Fetch an archive unless it is there, and note what it is."""
+    from maftp.data.download import fetch
+    from maftp.data.layout import archives_dir, obtained_path
+    from maftp.files import write_json
+
+    archive = fetch(catalog.obtainable(name), archives_dir(root), local=local)
+    found = {"file": archive.name, "bytes": archive.stat().st_size}
+    write_json(obtained_path(root, name), found)
 
 
 def _add_unpack(commands: argparse._SubParsersAction) -> None:
@@ -68,9 +80,14 @@ def _add_unpack(commands: argparse._SubParsersAction) -> None:
 
 
 def _unpack(options: argparse.Namespace) -> None:
+    from maftp.data.layout import archives_dir
     from maftp.data.unpack import unpack_source
 
     catalog, root = catalog_and_root(read_params(options))
+    source = catalog.source(options.source)
+    in_place = all((root / path).exists() for path in source.makes)
+    if not (in_place or (archives_dir(root) / source.file).exists()):
+        _obtain(options.source, catalog, root)  # removed since it was downloaded
     unpack_source(options.source, catalog, root)
 
 

@@ -17,6 +17,11 @@ def archives_dir(root: Path) -> Path:
     return root / "archives"
 
 
+def obtained_path(root: Path, name: str) -> Path:
+    """Return the file that says that the archive of a source, or released weights, are there."""
+    return archives_dir(root) / f"{name}.obtained.json"
+
+
 def stamp_path(root: Path, source: str) -> Path:
     """Return the file that says that a source is in place."""
     return archives_dir(root) / f"{source}.unpacked.json"

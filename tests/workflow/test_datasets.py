@@ -176,3 +176,45 @@ def test_a_prepared_folder_is_used_as_it_is(tiny, tmp_path, monkeypatch):
     assert times(root) == before
     assert not list((root / "archives").glob("*.zip")) + list((root / "archives").glob("*.tar"))
     assert_nothing_to_do(tiny)
+
+
+@pytest.mark.parametrize("tiny", [["PAS-20"]], indirect=True, ids=["PAS-20"])
+def test_no_change_removes_an_archive_that_the_user_brought(tiny, tmp_path, monkeypatch):
+    root, overlay = tmp_path / "data", tiny.path / "served/sources.yaml"
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(root))
+    brought = {}
+    for served in (tiny.path / "served").glob("VOC*"):
+        own = root / "archives" / served.name
+        own.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(served, own)
+        brought[own] = (own.stat().st_ino, own.read_bytes())
+    weights = root / "archives" / "maftp_l_pano.pth"
+    weights.write_bytes(b"weights of my own")
+    brought[weights] = (weights.stat().st_ino, weights.read_bytes())
+    tiny.snakemake("datasets", params=["tiny.yaml"])
+    text = overlay.read_text()
+    files = ["tiny.yaml"]
+    for change in ("newer", "another mirror", "another digest", "another root", "no overlay"):
+        if change == "newer":
+            overlay.write_text("# newer\n" + text)
+        elif change == "another mirror":
+            values = yaml.safe_load(text)
+            for source in values["sources"].values():
+                source["mirrors"] = ["http://127.0.0.1:9/nothing"]
+            overlay.write_text(yaml.safe_dump(values))
+        elif change == "another digest":
+            values = yaml.safe_load(text)
+            values["sources"]["voc2012"]["sha256"] = "0" * 64
+            overlay.write_text(yaml.safe_dump(values))
+        elif change == "another root":
+            (tiny.path / "moved.yaml").write_text(f"data: {{root: {tmp_path / 'elsewhere'}}}")
+            files = ["tiny.yaml", "moved.yaml"]
+        else:
+            (tiny.path / "official.yaml").write_text("data: {catalog: null}")
+            files = ["tiny.yaml", "official.yaml"]
+        if change in ("newer", "another mirror"):
+            assert_nothing_to_do(tiny)
+        tiny.snakemake("datasets", params=files, ok=False)
+        for path, (inode, content) in brought.items():
+            assert path.exists() and path.stat().st_ino == inode, change
+            assert path.read_bytes() == content, change

@@ -95,7 +95,9 @@ ROOT = ROOT.relative_to(Path.cwd()) if ROOT.is_relative_to(Path.cwd()) else ROOT
 RESULTS = f"results/{EXPERIMENT}"
 RUN = f"{RESULTS}/{{variant}}/seed{{seed}}"
 CLIP = "weights/clip/{clip}.safetensors"
-TEXT = f"weights/text/{{clip}}-{{templates}}templates/{EXPERIMENT}"
+# Experiments on the official data share their embeddings; other data may mean other words.
+WORDS = EXPERIMENT if PARAMS.data.catalog else "official"
+TEXT = f"weights/text/{{clip}}-{{templates}}templates/{WORDS}"
 
 
 def clip_name(clip):
@@ -168,7 +170,6 @@ SOURCES = list(
         ]
     )
 )
-SOURCE_OF = {CATALOG.obtainable(name).file: name for name in [*SOURCES, *RELEASED]}
 
 # Results that DVC brought bring Snakemake's records of their jobs along. What a killed run made is
 # noted here, as it ended without the handlers of the Snakefile.
@@ -187,23 +188,29 @@ wildcard_constraints:
     source="|".join(map(re.escape, SOURCES)),
     dataset="|".join(map(re.escape, DATASETS)),
     stem="|".join(re.escape(CATALOG.datasets[name].vocabulary) for name in DATASETS),
-    file="|".join(map(re.escape, SOURCE_OF)),
+    obtainable="|".join(map(re.escape, [*SOURCES, *RELEASED])),
     rows=r"(\.all_rows)?",
     released="|".join(map(re.escape, CATALOG.weights)),
 
 
-def archive(source):
-    """Return the file a source is downloaded to."""
-    return layout.archives_dir(ROOT) / CATALOG.obtainable(source).file
+def content_of(name):
+    """Return what the catalog says of the content of an archive, wherever it comes from.
+
+    The miniature world draws its archives itself.
+    """
+    entry = CATALOG.obtainable(name)
+    return None if PARAMS.data.world else {**entry.digests, "bytes": entry.bytes}
 
 
-def archive_unless_in_place(wildcards):
-    """Return the archive to unpack; nothing where the user has put its contents in place."""
-    makes = [ROOT / path for path in CATALOG.source(wildcards.source).makes]
-    own = not archive(wildcards.source).exists() and all(
-        path.exists() for path in makes
+def obtained_unless_in_place(wildcards):
+    """Return what says that an archive is there; nothing where its contents are without it."""
+    entry, stamp = (
+        CATALOG.source(wildcards.source),
+        layout.obtained_path(ROOT, wildcards.source),
     )
-    return [] if own else archive(wildcards.source)
+    if stamp.exists() or (layout.archives_dir(ROOT) / entry.file).exists():
+        return stamp
+    return [] if all((ROOT / path).exists() for path in entry.makes) else stamp
 
 
 def unpacked(dataset):

@@ -19,29 +19,32 @@ if PARAMS.data.world:
             "maftp world --code {params.code:q} --log {log:q}"
 
 
+# The archive is no output: Snakemake removes outputs before it makes them anew, and an archive may
+# be the user's own. What stands in the catalog of its content decides whether it is looked at again.
 rule download:
     input:
-        PARAMS.data.catalog or [],
+        PARAMS.data.catalog if PARAMS.data.world else [],
     output:
-        f"{layout.archives_dir(ROOT)}/{{file}}",
+        layout.obtained_path(ROOT, "{obtainable}"),
     log:
-        f"{ROOT}/logs/download.{{file}}.log",
+        f"{ROOT}/logs/download.{{obtainable}}.log",
     conda:
         "../../envs/environment.yaml"
     resources:
         **needs(PARAMS.resources.prepare),
         downloads=1,
     params:
-        source=lambda wildcards: SOURCE_OF[wildcards.file],
+        file=lambda wildcards: CATALOG.obtainable(wildcards.obtainable).file,
+        content=lambda wildcards: content_of(wildcards.obtainable),
     message:
-        "Download {wildcards.file}"
+        "Download {params.file}"
     shell:
-        "maftp download {params.source:q} --log {log:q}"
+        "maftp download {wildcards.obtainable:q} --log {log:q}"
 
 
 rule unpack:
     input:
-        archive_unless_in_place,
+        obtained_unless_in_place,
     output:
         layout.stamp_path(ROOT, "{source}"),
     log:

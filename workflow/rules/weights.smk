@@ -26,7 +26,7 @@ rule clip:
 
 rule released_weights:
     input:
-        lambda wildcards: archive(wildcards.released),
+        lambda wildcards: layout.obtained_path(ROOT, wildcards.released),
     output:
         "weights/released/{released}.safetensors",
     log:

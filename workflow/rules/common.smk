@@ -12,6 +12,7 @@ from maftp.config import load_params
 from maftp.credentials import cleaned
 from maftp.data import inventory, layout
 from maftp.data.catalog import load_catalog
+from maftp.data.download import registration_message
 from maftp.errors import MaftpError
 from maftp.tracking import job_records
 from maftp.tracking.source import code_digest, code_mark
@@ -171,10 +172,36 @@ SOURCES = list(
     )
 )
 
+
+def tell_what_needs_registration():
+    """Say before anything starts which archives only the user can get; make all else first."""
+    for name in SOURCES:
+        entry = CATALOG.source(name)
+        archive = layout.archives_dir(ROOT) / entry.file
+        there = archive.exists() or all((ROOT / path).exists() for path in entry.makes)
+        if entry.urls or there or inventory.is_needless(name, CATALOG, DATASETS, ROOT):
+            continue
+        without = [b for b in BENCHMARKS if name not in sources_of(b)]
+        files = " ".join(shlex.quote(os.path.relpath(file)) for file in PARAM_FILES)
+        logger.warning(
+            f"{registration_message(entry, archive)}, or hand it over with `maftp download {name} "
+            f"--from FILE --params {files}`. All that does without it is made first. To leave it "
+            f"out: benchmarks: [{', '.join(without)}]"
+        )
+        if workflow.execution_settings is not None:  # None in a dry run
+            workflow.execution_settings.keep_going = True
+
+
+def sources_of(benchmark):
+    """Return the sources of the data that a benchmark scores."""
+    return CATALOG.datasets[CATALOG.benchmarks[benchmark].dataset].sources
+
+
 # Results that DVC brought bring Snakemake's records of their jobs along. What a killed run made is
 # noted here, as it ended without the handlers of the Snakefile.
 if workflow.exec_mode == ExecMode.DEFAULT:
     release_dead_lock()
+    tell_what_needs_registration()
     job_records.restore(EXPERIMENT)
     job_records.save(EXPERIMENT, root=ROOT)
 

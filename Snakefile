@@ -37,6 +37,7 @@ localrules:
 
 onstart:
     note_owner()
+    stop_where_the_machine_lacks_something()
 
 
 onsuccess:

@@ -15,6 +15,7 @@ from rich_argparse import RichHelpFormatter
 from maftp.commands import (
     data,
     datasets,
+    doctor,
     look,
     ops,
     params,
@@ -56,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="maftp", description=DESCRIPTION, formatter_class=RichHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    topics = (params, data, datasets, weights, runs, tables, tracking, reports, look, ops)
+    topics = (params, doctor, data, datasets, weights, runs, tables, tracking, reports, look, ops)
     for topic in topics:
         topic.add(commands)
     return parser

@@ -281,6 +281,8 @@ class Need(_Block):
 class Resources(_Block):
     """What jobs ask of Slurm or Kubernetes. No result depends on it."""
 
+    check_machine: bool = True
+    """Compare disk, memory and GPUs with what the experiment needs before anything starts."""
     nodes: Positive = 1
     """Nodes of a training; execution.workers are spread evenly over them."""
     train_retries: Count = 2

@@ -13,6 +13,7 @@ ALLOWED = {
     "tracking": BASE,
     "losses": {"errors", "config"},
     "modeling": BASE | {"ops", "losses", "data.vocabulary"},
+    "machine": BASE | {"data.catalog", "data.layout"},
     "miniworld": BASE | {"data"},
     "training": BASE | {"ops", "data", "losses", "modeling", "tracking", "evaluation"},
     "evaluation": BASE | {"ops", "data", "modeling", "tracking", "report.figures"},

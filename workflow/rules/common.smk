@@ -14,6 +14,7 @@ from maftp.data import inventory, layout
 from maftp.data.catalog import load_catalog
 from maftp.data.download import registration_message
 from maftp.errors import MaftpError
+from maftp.machine import check_machine
 from maftp.tracking import job_records
 from maftp.tracking.source import code_digest, code_mark
 from maftp.yaml_file import freeze, is_frozen
@@ -195,6 +196,30 @@ def tell_what_needs_registration():
 def sources_of(benchmark):
     """Return the sources of the data that a benchmark scores."""
     return CATALOG.datasets[CATALOG.benchmarks[benchmark].dataset].sources
+
+
+def stop_where_the_machine_lacks_something():
+    """Compare this machine with the experiment's needs before the first job.
+
+    Raises:
+        WorkflowError: the experiment cannot be done here.
+    """
+    if not PARAMS.resources.check_machine:
+        return
+    findings = check_machine(
+        PARAMS,
+        CATALOG,
+        Path(ROOT),
+        sources=[] if PARAMS.data.world else [*SOURCES, *RELEASED],
+        jobs_run_here=workflow.local_exec,
+    )
+    for finding in findings:
+        logger.warning(finding.text)
+    if any(finding.stops for finding in findings):
+        raise WorkflowError(
+            "this machine lacks what the experiment needs (above); "
+            "`resources: {check_machine: false}` in a parameter file tries it all the same"
+        )
 
 
 # Results that DVC brought bring Snakemake's records of their jobs along. What a killed run made is

@@ -1,4 +1,4 @@
-"""Six optimizer steps against those of the public code, in float64; see README.md beside this file."""
+"""Six optimizer steps against those of the public code, in float64 (README.md beside this file)."""
 
 from __future__ import annotations
 

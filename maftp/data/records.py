@@ -15,6 +15,7 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
+from maftp.data.annotations import read_instance_json, read_panoptic_json
 from maftp.data.catalog import Dataset, Split
 from maftp.data.index import read_index
 from maftp.data.layout import index_path, manifest_path, vocabulary_path
@@ -151,26 +152,39 @@ def _add_annotations(
     records: dict[str, Record], dataset: Dataset, split: Split, root: Path
 ) -> None:
     path = root / str(split.annotations)
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not readable ({error}); convert the dataset again") from None
-    ranks = _contiguous(content["categories"], dataset)
-    isthing = {category["id"]: bool(category["isthing"]) for category in content["categories"]}
     if dataset.kind == "instance":
-        for record in records.values():
-            record["annotations"] = []
-        for annotation in content["annotations"]:
-            found = annotation | {
-                "category_id": ranks[annotation["category_id"]],
-                "bbox_mode": BoxMode.XYWH_ABS,
-            }
-            records[str(annotation["image_id"])]["annotations"].append(found)
-        return
-    folder = root / str(split.panoptic)
-    _pair_with(records, folder, ".png", root / split.images)
-    for annotation in content["annotations"]:
-        record = records[Path(annotation["file_name"]).stem]
+        _add_instances(records, dataset, path)
+    else:
+        _add_segments(records, dataset, path, root / str(split.panoptic), root / split.images)
+
+
+def _add_instances(records: dict[str, Record], dataset: Dataset, path: Path) -> None:
+    found = read_instance_json(path)
+    ranks = _contiguous(found.categories, dataset)
+    lacking = sorted(records.keys() - found.images.keys())
+    if lacking:
+        raise DataError(
+            f"{path}: no image {lacking[0]!r}, which the data set has; convert it again"
+        )
+    for stem, record in records.items():
+        record["image_id"] = found.images[stem]["id"]
+        record["annotations"] = [
+            annotation
+            | {"category_id": ranks[annotation["category_id"]], "bbox_mode": BoxMode.XYWH_ABS}
+            for annotation in found.annotations[stem]
+        ]
+
+
+def _add_segments(
+    records: dict[str, Record], dataset: Dataset, path: Path, folder: Path, images: Path
+) -> None:
+    found = read_panoptic_json(path)
+    ranks = _contiguous(found.categories, dataset)
+    isthing = {category["id"]: bool(category["isthing"]) for category in found.categories}
+    _pair_with(records, folder, ".png", images)
+    pair(records, found.annotations, images, path)
+    for stem, annotation in found.annotations.items():
+        record = records[stem]
         record["image_id"] = annotation["image_id"]
         record["pan_seg_file_name"] = str(folder / annotation["file_name"])
         record["segments_info"] = [

@@ -171,8 +171,6 @@ def _class_names(vocabulary: Sequence[str] | str) -> list[str]:
     for name in names:
         if not isinstance(name, str) or not name.strip(", "):
             raise DataError(f"vocabulary: {name!r} is no class name; give words, such as 'sky'")
-    if not names:
-        raise DataError("vocabulary: no class in it; give at least one, such as ['sky']")
     return names
 
 

@@ -31,6 +31,7 @@ def panoptic():
 def instances():
     code = coco_mask.encode(np.asfortranarray(np.eye(4, 6, dtype=np.uint8)))
     mask = {"size": [4, 6], "counts": code["counts"].decode()}
+    plain = {"size": [4, 6], "counts": [3, 4, 17]}
     common = {"category_id": 7, "area": 4, "bbox": [0, 0, 4, 4], "iscrowd": 0}
     return {
         "categories": [{"id": 8, "name": "door"}, {"id": 7, "name": "bed"}],
@@ -40,8 +41,7 @@ def instances():
         ],
         "annotations": [
             common | {"id": 1, "image_id": 1, "segmentation": mask},
-            common
-            | {"id": 2, "image_id": 1, "segmentation": {"size": [4, 6], "counts": [3, 4, 17]}},
+            common | {"id": 2, "image_id": 1, "segmentation": plain},
             common | {"id": 3, "image_id": 1, "segmentation": [[0, 0, 4, 0, 4, 4]]},
         ],
     }

@@ -25,6 +25,11 @@ from maftp.files import atomic_path
 
 logger = logging.getLogger(__name__)
 
+FORMATS = (
+    "JPEG", "PNG", "TIFF", "WEBP", "AVIF", "BMP", "DIB", "GIF", "JPEG2000", "PPM", "QOI",
+    "TGA",
+)  # fmt: skip
+"""What is read, by contents whatever the name (MPO as JPEG). For EPS Pillow starts a program."""
 _ORIENTATION = 0x0112  # of EXIF
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -93,7 +98,7 @@ def opened(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of metadata that is damaged, or of many pixels
-            with Image.open(source) as image:
+            with Image.open(source, formats=FORMATS) as image:
                 yield image
     except DataError:
         raise

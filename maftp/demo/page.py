@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from nicegui import events, run, ui
+from nicegui import app, events, run, ui
 from numpy.typing import NDArray
 from PIL import Image
 
 from maftp.demo.examples import Example, draw_examples
-from maftp.errors import MaftpError
+from maftp.demo.limits import MAX_BYTES, MAX_PIXELS, TOO_LARGE, UploadLimit
+from maftp.errors import DataError, MaftpError
 from maftp.prediction.model import Loaded
 from maftp.prediction.pictures import decode_picture
 from maftp.prediction.run import Found, Predictor, draw_overlay
@@ -75,12 +76,21 @@ class _Visit:
 
     async def upload(self, event: events.UploadEventArguments) -> None:
         """Take the dropped file."""
-        data = await event.file.read()
         try:
-            self.choose(decode_picture(io.BytesIO(data), name=event.file.name))
+            if event.file.size() > MAX_BYTES:  # again, as nothing may be decoded that is larger
+                raise DataError(f"{event.file.name}: {TOO_LARGE}")
+            data = await event.file.read()
+            pixels = await run.io_bound(
+                decode_picture, io.BytesIO(data), name=event.file.name, max_pixels=MAX_PIXELS
+            )
+            self.choose(pixels)
         except MaftpError as error:
             self._say(str(error))
         self.parts["upload"].reset()
+
+    def reject(self) -> None:
+        """Answer a file that the browser does not even send."""
+        self._say(TOO_LARGE)
 
     def choose(self, pixels: NDArray[np.uint8], words: str | None = None) -> None:
         """Show a picture, and words that fit it."""
@@ -144,6 +154,7 @@ def serve(engine: Engine, *, host: str, port: int, show: bool) -> None:
         show: open a browser.
     """
     examples = draw_examples(_EXAMPLES)
+    app.add_middleware(UploadLimit)
 
     @ui.page("/")
     def page() -> None:
@@ -170,7 +181,11 @@ def _build(engine: Engine, examples: list[Example]) -> None:
         )
         with ui.row().classes("w-full gap-4 items-start"):
             parts["upload"] = ui.upload(
-                label="Drop a picture here, or click +", auto_upload=True, on_upload=visit.upload
+                label="Drop a picture here, or click +",
+                auto_upload=True,
+                max_file_size=MAX_BYTES,
+                on_upload=visit.upload,
+                on_rejected=visit.reject,
             ).props("accept=image/*")
             for number, example in enumerate(examples, start=1):
                 button = ui.image(Image.fromarray(example.pixels)).classes("w-40 cursor-pointer")

@@ -155,7 +155,7 @@ def _extract(archive: Path, scratch: Path) -> int:
     except _DAMAGED as error:
         raise _damaged(archive, error) from None
     except OSError as error:
-        if error.errno is not None:  # the disk's, not that of a stream that does not decompress
+        if error.errno not in (None, errno.EINVAL):  # the disk's, not that of a damaged stream
             raise
         raise _damaged(archive, error) from None
 
@@ -194,7 +194,18 @@ def _extract_tar(archive: Path, scratch: Path) -> int:
             with file.extractfile(member) as content:
                 _write(archive, member.name, content, place)
             count += 1
+        _check_end(file)
     return count
+
+
+def _check_end(file: tarfile.TarFile) -> None:
+    """Check that a tar's end is marked: where a header is damaged, tarfile stops without a word."""
+    assert file.fileobj is not None
+    file.fileobj.seek(file.offset)
+    if file.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
+        raise tarfile.ReadError(f"no member and no end of the archive at byte {file.offset}")
+    while file.fileobj.read(_CHUNK):  # the checksum of a compressed stream stands at its end
+        pass
 
 
 def _check_name(archive: Path, name: str) -> None:

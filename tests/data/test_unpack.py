@@ -1,3 +1,4 @@
+import gzip
 import io
 import json
 import os
@@ -200,6 +201,19 @@ def test_archives_cut_short(mode, tmp_path):
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 3])
     with pytest.raises(DownloadError, match="archive: damaged or cut short .*download it again"):
+        unpack(path, tmp_path / "target")
+    assert list((tmp_path / "target").iterdir()) == []
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+@pytest.mark.parametrize("what", ["header", "end"])
+def test_a_tar_that_ends_early_is_not_taken_for_whole(what, mode, tmp_path):
+    plain = tmp_path / "plain.tar"
+    data = write_tar(plain, [("a.bin", b"a"), ("b.bin", b"b")]).read_bytes()
+    data = data[:1024] + b"\1" * 512 + data[1536:] if what == "header" else data[:2048]
+    path = tmp_path / "a.tar"
+    path.write_bytes(gzip.compress(data) if mode == "w:gz" else data)
+    with pytest.raises(DownloadError, match=r"a\.tar: damaged or cut short \(no member and no end"):
         unpack(path, tmp_path / "target")
     assert list((tmp_path / "target").iterdir()) == []
 

@@ -99,6 +99,8 @@ def opened(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of metadata that is damaged, or of many pixels
             with Image.open(source, formats=FORMATS) as image:
+                if image.format == "PNG":
+                    _check_chunks(source)
                 yield image
     except DataError:
         raise
@@ -240,6 +242,18 @@ def _say_scaled(folder: Path, name: str, what: str) -> None:
     if (folder, what) not in _said:
         _said.add((folder, what))
         logger.warning("%s: grey of %s, scaled to 8 bits (so are others like it)", name, what)
+
+
+def _check_chunks(source: Path | BinaryIO) -> None:
+    """Compare the checksums of a PNG, which Pillow does not do when it decodes.
+
+    Damaged pixels near the end would be taken, as decoding stops before the checksum of all.
+    """
+    if not isinstance(source, Path):
+        place = source.tell()
+        source = io.BytesIO((source.seek(0), source.read(), source.seek(place))[1])
+    with Image.open(source, formats=("PNG",)) as image:
+        image.verify()
 
 
 def _unidentified(source: Path | BinaryIO, wording: Wording) -> str:

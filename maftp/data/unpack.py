@@ -162,6 +162,7 @@ def _extract(archive: Path, scratch: Path) -> int:
 
 def _extract_zip(archive: Path, scratch: Path) -> int:
     with zipfile.ZipFile(archive) as file:
+        _check_count(file)
         members = [member for member in file.infolist() if not member.is_dir()]
         for member in members:
             _check_name(archive, member.filename)
@@ -174,6 +175,14 @@ def _extract_zip(archive: Path, scratch: Path) -> int:
             with file.open(member) as content:
                 _write(archive, member.filename, content, place)
     return len(members)
+
+
+def _check_count(file: zipfile.ZipFile) -> None:
+    """Compare the number of members with what the archive's end says; zipfile does not."""
+    end = zipfile._EndRecData(file.fp)  # type: ignore[attr-defined]
+    stated, found = end[zipfile._ECD_ENTRIES_TOTAL], len(file.infolist())  # type: ignore[attr-defined]
+    if (stated - found) % 2**16:  # some programs write the lower 16 bits of it
+        raise zipfile.BadZipFile(f"{found} members in its directory, {stated} at its end")
 
 
 def _extract_tar(archive: Path, scratch: Path) -> int:

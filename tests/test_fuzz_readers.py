@@ -312,7 +312,7 @@ def test_vocabularies(tmp_path):
 
 
 def tables(tmp_path: Path) -> dict[str, tuple[bytes, Callable[[Path], Any]]]:
-    write_index(tmp_path / "i.csv", [ImageRow("a", 3, 4, True, "0" * 64)] * 3)
+    write_index(tmp_path / "i.csv", [ImageRow(s, 3, 4, True, "0" * 64) for s in "abc"])
     buffer = io.BytesIO()
     scipy.io.savemat(buffer, {"LabelMap": np.ones((5, 6), np.uint16)}, do_compression=True)
     table = 'CLASSES = [{"name": "a", "id": 5, "trainId": 0}, {"name": "b", "id": 6, "trainId": 1}]'

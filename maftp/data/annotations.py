@@ -133,7 +133,8 @@ def read_panoptic_json(path: Path) -> PanopticFile:
     for number, entry in enumerate(content["annotations"]):
         where = f"annotations.{number}"
         _check(_PANOPTIC_ANNOTATION, entry, path, where)
-        _check_segments(entry["segments_info"], known, path, f"{where}.segments_info")
+        _check_segments(entry["segments_info"], path, f"{where}.segments_info")
+        _check_known(entry, known, path, where)
         stem = entry["file_name"].removesuffix(".png")
         if stem in annotations:
             raise _wrong(path, f"{where}.file_name", f"{entry['file_name']!r} occurs twice")
@@ -182,7 +183,7 @@ def check_segments(segments: Any, path: Path) -> list[dict[str, Any]]:
         DataError: a field is missing, wrong or not unique; names `path`.
     """
     _check(_SEGMENTS, segments, path, "segments_info")
-    _check_segments(segments, None, path, "segments_info")
+    _check_segments(segments, path, "segments_info")
     return segments
 
 
@@ -217,14 +218,16 @@ def _by_id(category: Mapping[str, Any]) -> int:
     return category["id"]
 
 
-def _check_segments(
-    segments: list[dict[str, Any]], known: set[int] | None, path: Path, where: str
-) -> None:
+def _check_segments(segments: list[dict[str, Any]], path: Path, where: str) -> None:
     if len({segment["id"] for segment in segments}) != len(segments):
         _check_unique((segment["id"] for segment in segments), path, f"{where}.id")
-    if known is not None and not known.issuperset(s["category_id"] for s in segments):
-        odd = next(s["category_id"] for s in segments if s["category_id"] not in known)
-        raise _wrong(path, f"{where}.category_id", f"no category has id {odd}")
+
+
+def _check_known(entry: Mapping[str, Any], known: set[int], path: Path, where: str) -> None:
+    for segment in entry["segments_info"]:
+        if segment["category_id"] not in known:
+            what = f"segment {segment['id']} has the unknown category {segment['category_id']}"
+            raise _wrong(path, f"{where}, {entry['file_name']}", what)
 
 
 def _check_mask(entry: Mapping[str, Any], image: Mapping[str, Any], path: Path, where: str) -> None:

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -82,12 +81,12 @@ PICTURE = Wording(
 
 @contextmanager
 def opened(
-    source: Path | BinaryIO, wording: Wording, *, name: str | None = None
+    source: Path | io.BytesIO, wording: Wording, *, name: str | None = None
 ) -> Iterator[Image.Image]:
     """Open an image; whatever its decoder raises becomes one sentence.
 
     Args:
-        source: path, or open file.
+        source: path, or contents.
         wording: what the sentences advise.
         name: what they call the image; None takes the path.
 
@@ -244,24 +243,23 @@ def _say_scaled(folder: Path, name: str, what: str) -> None:
         logger.warning("%s: grey of %s, scaled to 8 bits (so are others like it)", name, what)
 
 
-def _check_chunks(source: Path | BinaryIO) -> None:
+def _check_chunks(source: Path | io.BytesIO) -> None:
     """Compare the checksums of a PNG, which Pillow does not do when it decodes.
 
     Damaged pixels near the end would be taken, as decoding stops before the checksum of all.
     """
-    if not isinstance(source, Path):
-        place = source.tell()
-        source = io.BytesIO((source.seek(0), source.read(), source.seek(place))[1])
-    with Image.open(source, formats=("PNG",)) as image:
+    copy = io.BytesIO(source.getvalue()) if isinstance(source, io.BytesIO) else source
+    with Image.open(copy, formats=("PNG",)) as image:
         image.verify()
 
 
-def _unidentified(source: Path | BinaryIO, wording: Wording) -> str:
+def _unidentified(source: Path | io.BytesIO, wording: Wording) -> str:
     """Tell a picture that cannot be read here from what is none."""
-    if not isinstance(source, Path):
-        return wording.unknown
-    with open(source, "rb") as file:
-        start = file.read(12)
+    if isinstance(source, io.BytesIO):
+        start = source.getvalue()[:12]
+    else:
+        with open(source, "rb") as file:
+            start = file.read(12)
     if start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS:
         return "HEIC pictures cannot be read here; save it as JPEG"
     return wording.unknown

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import glob
+import io
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -150,14 +150,14 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
 
 
 def decode_picture(
-    source: Path | BinaryIO, *, name: str, max_pixels: int | None = None
+    source: Path | io.BytesIO, *, name: str, max_pixels: int | None = None
 ) -> NDArray[np.uint8]:
     """Decode an image upright to RGB, (H, W, 3) uint8; transparency is laid over white.
 
     Of an animation, or a file of several pages, the first image is taken, and a message says so.
 
     Args:
-        source: path, or open file.
+        source: path, or contents.
         name: what errors call it.
         max_pixels: refuse larger ones before they are decoded; None leaves it to Pillow.
 

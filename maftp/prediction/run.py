@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from PIL import Image
 from maftp.data.images import segment_colors
 from maftp.data.resize import resize_image, resized_size
 from maftp.data.vocabulary import class_color
-from maftp.errors import DataError
+from maftp.errors import DataError, MaftpError
 from maftp.files import atomic_path, write_json
 from maftp.prediction.model import Loaded
 from maftp.prediction.pictures import (
@@ -178,6 +179,11 @@ def write_result(picture: Picture, found: Found, predictor: Predictor, out: Path
     """
     stem = out / picture.name
     check_own(stem)
+    if not all(math.isfinite(region.score) for region in found.regions):
+        raise MaftpError(
+            f"{picture.path}: the model's scores are not finite numbers, so nothing was written;"
+            " check the weights"
+        )
     draw_overlay(stem.with_name(stem.name + ".overlay.png"), picture.pixels, found, predictor.names)
     save_labels(stem.with_name(stem.name + ".labels.png"), found.labels, len(predictor.names))
     if found.ids is not None:

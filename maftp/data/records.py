@@ -6,7 +6,6 @@ Sizes come from the table that the conversion wrote, so that nothing has to be o
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ from detectron2.structures import BoxMode
 from maftp.data.annotations import read_instance_json, read_panoptic_json
 from maftp.data.catalog import Dataset, Split
 from maftp.data.index import read_index
-from maftp.data.layout import index_path, manifest_path, vocabulary_path
+from maftp.data.layout import index_path, manifest_path, read_note, vocabulary_path
 from maftp.data.pairing import list_stems, pair
 from maftp.data.vocabulary import read_vocabulary
 from maftp.errors import DataError
@@ -120,7 +119,8 @@ def _categories(name: str, dataset: Dataset, root: Path) -> list[dict[str, Any]]
     manifest = manifest_path(root, name)
     if dataset.kind == "semantic" or not manifest.exists():
         return None
-    return json.loads(manifest.read_bytes())["categories"]
+    mend = f"run 'maftp convert {name}' again"
+    return read_note(manifest, "categories", mend=mend)["categories"]
 
 
 def _contiguous(categories: Iterable[dict[str, Any]], dataset: Dataset) -> dict[int, int]:

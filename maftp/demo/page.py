@@ -27,6 +27,7 @@ from maftp.prediction.run import Found, Predictor, draw_overlay
 from maftp.prediction.words import parse_words
 
 _EXAMPLES = 3
+_SHOWN_SIDE = 2048
 _COLUMNS = [
     {"name": key, "label": label, "field": key, "align": align}
     for key, label, align in (
@@ -80,10 +81,7 @@ class _Visit:
             if event.file.size() > MAX_BYTES:  # again, as nothing may be decoded that is larger
                 raise DataError(f"{event.file.name}: {TOO_LARGE}")
             data = await event.file.read()
-            pixels = await run.io_bound(
-                decode_picture, io.BytesIO(data), name=event.file.name, max_pixels=MAX_PIXELS
-            )
-            self.choose(pixels)
+            self.choose(await run.io_bound(_decode, data, event.file.name))
         except MaftpError as error:
             self._say(str(error))
         self.parts["upload"].reset()
@@ -206,6 +204,16 @@ def _build(engine: Engine, examples: list[Example]) -> None:
         parts["table"] = ui.table(columns=_COLUMNS, rows=[], row_key="id")
         for name in ("spinner", "overlay", "table"):
             parts[name].set_visibility(False)
+
+
+def _decode(data: bytes, name: str) -> NDArray[np.uint8]:
+    """Decode an upload; a large picture is shrunk, for memory and for the way to the browser."""
+    pixels = decode_picture(io.BytesIO(data), name=name, max_pixels=MAX_PIXELS)
+    if max(pixels.shape) <= _SHOWN_SIDE:
+        return pixels
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((_SHOWN_SIDE, _SHOWN_SIDE))
+    return np.array(picture)
 
 
 def _data_url(png: bytes) -> str:

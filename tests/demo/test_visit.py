@@ -13,7 +13,7 @@ from nicegui.testing import user_simulation
 from PIL import Image
 
 from maftp.demo.limits import MAX_BYTES
-from maftp.demo.page import Engine, _build
+from maftp.demo.page import Engine, _build, _decode
 from maftp.prediction.model import load
 from tests.prediction.conftest import weights  # noqa: F401
 
@@ -70,6 +70,15 @@ def test_a_file_of_many_bytes_is_refused_before_it_is_read(engine):
 
     said = "a.png: pictures of at most 32 MB are taken; shrink it"
     assert said in answer(engine, Huge("a.png", "image/png", b""))
+
+
+def test_a_large_picture_is_shrunk_and_a_thin_one_keeps_a_pixel():
+    for size, shown in (
+        ((4096, 1024), (512, 2048)),
+        ((9000, 2), (1, 2048)),
+        ((2048, 9), (9, 2048)),
+    ):
+        assert _decode(png(*size), "a.png").shape == (*shown, 3)
 
 
 def test_markup_in_words_and_names_stays_text(engine):

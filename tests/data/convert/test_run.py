@@ -14,8 +14,9 @@ from maftp.data.catalog import load_catalog, register
 from maftp.data.convert.run import CONVERTERS, convert
 from maftp.data.download import fetch
 from maftp.data.images import encode_png
-from maftp.data.layout import archives_dir, manifest_path
+from maftp.data.layout import archives_dir, manifest_path, stamp_path
 from maftp.data.unpack import unpack_source
+from maftp.data.verify import verify_dataset
 from maftp.errors import DataError
 
 DATASETS = sorted(load_catalog().datasets)
@@ -351,3 +352,26 @@ def test_areas_that_are_not_the_pngs_are_said(overlay, tmp_path, caplog):
     path.write_text(json.dumps(content))
     convert("coco_panoptic_val", catalog, root, workers=1)
     assert "1 segments have other areas in" in caplog.text
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "3", "{}", "\xff"])
+@pytest.mark.parametrize("which", ["stamp", "manifest"])
+def test_damaged_notes_of_earlier_steps_are_named(which, content, overlay, tmp_path):
+    root = tmp_path / "root"
+    catalog = prepared(overlay, root, "coco_panoptic_val")
+    convert("coco_panoptic_val", catalog, root, workers=1)
+    note = manifest_path(root, "coco_panoptic_val")
+    if which == "stamp":
+        note = stamp_path(root, "coco_val2017")
+    note.write_text(content, encoding="latin-1")
+    with pytest.raises(DataError, match=rf"{note.name}: damaged .*again") as caught:
+        if which == "stamp":
+            convert("coco_panoptic_val", catalog, root, workers=1)
+        else:
+            verify_dataset("coco_panoptic_val", catalog, root, workers=1)
+    assert "\n" not in str(caught.value)
+    if which == "manifest":
+        with pytest.raises(DataError, match="damaged"):
+            register(catalog, root)
+        convert("coco_panoptic_val", catalog, root, workers=1)  # what the message advises
+        register(catalog, root)

@@ -166,3 +166,9 @@ def test_errors_of_any_decoder_name_the_file(name):
 def test_a_folder_in_the_place_of_an_image(tmp_path):
     with pytest.raises(DataError, match=r"cannot be read \(Is a directory\)"):
         read_rgb(tmp_path, oriented=True)
+
+
+def test_eps_is_no_picture(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.jpg", format="EPS")
+    with pytest.raises(DataError, match=r"a\.jpg: damaged or cut short \(not recognised"):
+        read_rgb(tmp_path / "a.jpg", oriented=True)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from detectron2.data.transforms import ResizeShortestEdge
 from numpy.typing import NDArray
 
 from maftp.config import Params, load_params
+from maftp.data.resize import resize_image, resized_size
 from maftp.errors import DataError, ParamsError
 from maftp.modeling.build import build_model, build_teacher
 from maftp.modeling.checkpoint import load_teacher, load_weights
@@ -79,7 +79,7 @@ def load_model(
 def segment(
     model: MaftPlus | FCCLIP,
     image: NDArray[np.uint8],
-    vocabulary: Sequence[str],
+    vocabulary: Sequence[str] | str,
     *,
     short_side: int | None = 800,
     max_side: int = 1333,
@@ -91,7 +91,7 @@ def segment(
     Args:
         model: a model of `load_model`; it keeps the vocabulary, but not mode and outputs.
         image: (H, W, 3) uint8, RGB.
-        vocabulary: class names, commas between synonyms.
+        vocabulary: class names, commas between synonyms; text alone is one class.
         short_side: the shorter side for the network, in pixels; None keeps the image's size.
         max_side: largest longer side, in pixels; not used when `short_side` is None.
         panoptic: find segments too.
@@ -104,11 +104,13 @@ def segment(
         raise DataError(
             f"image: expected (H, W, 3) uint8, found {image.shape} {image.dtype}; convert it to RGB"
         )
-    names = list(vocabulary)
+    if not image.size:
+        raise DataError(f"image: {image.shape[0]} x {image.shape[1]} pixels; give one with some")
+    names = _class_names(vocabulary)
     resized = image
     if short_side is not None:
-        resize = ResizeShortestEdge(short_side, max_side).get_transform(image)
-        resized = resize.apply_image(image)
+        size = resized_size(*image.shape[:2], short_side=short_side, max_side=max_side)
+        resized = resize_image(image, *size)
     item = {
         "image": torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1))),
         "height": image.shape[0],
@@ -162,6 +164,14 @@ def _make_teacher(params: Params, weights: Path | None) -> ClipBackbone:
         if load_teacher(teacher, weights):
             return teacher
     return build_teacher(params)
+
+
+def _class_names(vocabulary: Sequence[str] | str) -> list[str]:
+    names = [vocabulary] if isinstance(vocabulary, str) else list(vocabulary)
+    for name in names:
+        if not isinstance(name, str) or not name.strip(", "):
+            raise DataError(f"vocabulary: {name!r} is no class name; give words, such as 'sky'")
+    return names
 
 
 def _class_index(thing: int | str, names: Sequence[str]) -> int:

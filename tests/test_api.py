@@ -199,3 +199,25 @@ def test_published_experiments_use_official_data(path):
     assert params.data.catalog is None
     assert params.data.world is None
     assert params.clip.config is None
+
+
+def test_text_alone_is_one_class_and_not_its_letters(model, image):
+    found = maftp.segment(model, image, "sky", short_side=64, max_side=128)
+    assert found.semantic.shape == (1, 60, 90)
+    expected = maftp.segment(model, image, ["sky"], short_side=64, max_side=128)
+    assert np.array_equal(found.semantic, expected.semantic)
+
+
+@pytest.mark.parametrize("vocabulary", [[], "", [""], [" , "], ["sky", None], [3], [b"sky"]])
+def test_what_is_no_vocabulary(vocabulary, model, image):
+    with pytest.raises(DataError, match="vocabulary(: | is empty)"):
+        maftp.segment(model, image, vocabulary)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 1280), (1280, 2)])
+def test_the_thinnest_images(size, model):
+    found = maftp.segment(model, np.zeros((*size, 3), np.uint8), ["sky", "wall"], short_side=64,
+                          max_side=128, panoptic=True)  # fmt: skip
+    assert found.labels.shape == found.panoptic.shape == size
+    with pytest.raises(DataError, match="0 x 5 pixels"):
+        maftp.segment(model, np.zeros((0, 5, 3), np.uint8), ["sky"])

@@ -19,10 +19,12 @@ ALLOWED = {
     "evaluation": BASE | {"ops", "data", "modeling", "tracking", "report.figures"},
     "inspection": BASE | {"data", "modeling", "evaluation", "report.figures"},
     "report": BASE,
-    "prediction": BASE | {"api", "modeling", "data.images", "data.vocabulary", "report.figures"},
+    "prediction": BASE
+    | {"api", "modeling", "report.figures"}
+    | {"data.images", "data.resize", "data.vocabulary"},
     "demo": BASE | {"prediction", "miniworld"},
     "export": BASE | {"ops", "prediction", "modeling", "data.vocabulary"},
-    "api": BASE | {"modeling", "data.vocabulary", "data.mapper"},
+    "api": BASE | {"modeling", "data.vocabulary", "data.resize"},
 }
 MLFLOW = ("comparison", "mlflow_logger", "mlflow_runs", "mlflow_store", "registry", "served_model")
 FRAMEWORKS = {

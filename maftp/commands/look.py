@@ -51,6 +51,11 @@ def _add_predict(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--every", type=positive, default=1, metavar="N", help="every Nth frame of videos (1)"
     )
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="end with an error when a file of a folder, or the end of a video, cannot be read",
+    )
 
 
 def add_model_options(parser: argparse.ArgumentParser, *, short_side: bool = True) -> None:
@@ -82,10 +87,12 @@ def positive(text: str) -> int:
 def _predict(options: argparse.Namespace) -> None:
     from maftp.errors import DataError
     from maftp.prediction.pictures import find_sources
+    from maftp.prediction.results import check_results
     from maftp.prediction.words import class_indices, read_words
 
     names = None if options.vocabulary is None else read_words(options.vocabulary)
     sources = find_sources(options.images)
+    check_results(sources, options.out)
     from maftp.prediction.run import Predictor, predict
 
     loaded = _load(options)
@@ -101,7 +108,7 @@ def _predict(options: argparse.Namespace) -> None:
         stuff=class_indices(options.stuff, names),
         short_side=options.short_side,
     )
-    written = predict(sources, predictor, options.out, every=options.every)
+    written = predict(sources, predictor, options.out, every=options.every, strict=options.strict)
     logger.info("%s: %d pictures segmented", options.out, len(written))
 
 
@@ -157,12 +164,14 @@ def _add_export(commands: argparse._SubParsersAction) -> None:
 
 def _export(options: argparse.Namespace) -> None:
     from maftp.export.run import LIMITS, SUFFIX, export_model
+    from maftp.files import check_output
     from maftp.prediction.words import read_words
 
     names = None if options.vocabulary is None else read_words(options.vocabulary)
+    out = options.out or Path("model").with_suffix(SUFFIX[options.format])
+    check_output(out)
     loaded = _load(options)
     side = -(-loaded.params.input.test.short_side // 32) * 32
-    out = options.out or Path("model").with_suffix(SUFFIX[options.format])
     export_model(
         loaded,
         names or list(loaded.training_names or ["thing"]),

@@ -213,7 +213,10 @@ def load_catalog(overlay: Path | str | None = None) -> Catalog:
         base = values["datasets"].get(name)
         _forget(base, dataset, trigger="classes", keys=("id_table_sha256",))
         known = (base or {}).get("splits", {})
-        for split, entry in (dataset.get("splits") or {}).items():
+        splits = _section(dataset, "splits")
+        if not isinstance(splits, dict) or not all(isinstance(e, dict) for e in splits.values()):
+            raise DataError(f"{overlay}: datasets.{name}.splits: expected a mapping of splits")
+        for split, entry in splits.items():
             _forget(known.get(split), entry, trigger="count", keys=("absent",))
     try:
         return Catalog.model_validate(_merge(values, over))
@@ -244,16 +247,17 @@ def _packaged() -> dict[str, Any]:
 
 def _read_overlay(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         values = yaml.safe_load(text)
     except FileNotFoundError:
         raise DataError(f"{path}: no such catalog; make it, or set data.catalog to null") from None
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise DataError(f"{path}: expected keys and values, found {type(values).__name__}")
     for section in ("sources", "datasets", "benchmarks", "weights"):
-        if not all(isinstance(entry, dict) for entry in _section(values, section).values()):
+        entries = _section(values, section)
+        if not isinstance(entries, dict) or not all(isinstance(e, dict) for e in entries.values()):
             raise DataError(f"{path}: {section}: expected a mapping of keys in every entry")
     here = quote(str(path.resolve().parent))
     for entry in (*_section(values, "sources").values(), *_section(values, "weights").values()):

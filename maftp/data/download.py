@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import shutil
+import re
 from pathlib import Path
 
 from maftp.data.catalog import Obtainable, Source
@@ -84,8 +84,13 @@ def registration_message(source: Obtainable, target: Path) -> str:
     )
 
 
-def verify(source: Obtainable, path: Path) -> str:
+def verify(source: Obtainable, path: Path, *, record: Path | None = None) -> str:
     """Check size and digests of a file of `source` and return its SHA-256.
+
+    Args:
+        source: entry of the catalog.
+        path: the file.
+        record: where the digest of its first download is kept; None looks beside it.
 
     Raises:
         DownloadError: they are not the published ones, or not those of the first download.
@@ -96,11 +101,17 @@ def verify(source: Obtainable, path: Path) -> str:
             f"{path}: {size} bytes, expected {source.bytes}; delete it and download it again"
         )
     expected = dict(source.digests)
-    recorded = record_path(path)
-    served_from_disk = (source.url or "").startswith("file:")  # its owner may change it
-    if not expected and recorded.exists() and not served_from_disk:
-        expected = {"sha256": recorded.read_text().split()[0]}
+    recorded = record or record_path(path)
+    first = None
+    if not expected and recorded.exists() and not _served_from_disk(source):
+        first = _read_record(recorded)
     found = _digests(path, {"sha256", *expected})
+    if first not in (None, found["sha256"]):
+        raise DownloadError(
+            f"{path}: sha256 is {found['sha256']}, but {first} at its first download, and no digest"
+            f" of it is published: damaged, tampered with or a new version; if a new version is"
+            f" expected, delete {recorded} and download it again"
+        )
     for name, digest in expected.items():
         if found[name] != digest:
             raise DownloadError(
@@ -110,25 +121,43 @@ def verify(source: Obtainable, path: Path) -> str:
     return found["sha256"]
 
 
+def _served_from_disk(source: Obtainable) -> bool:
+    return (source.url or "").startswith("file:")  # its owner may change it
+
+
+def _read_record(path: Path) -> str:
+    words = path.read_text(errors="replace").split()
+    if not words or not re.fullmatch("[0-9a-f]{64}", words[0]):
+        raise DownloadError(f"{path}: no record of a digest; delete it and download its file again")
+    return words[0]
+
+
 def record_path(path: Path) -> Path:
     """Return where the digest of a download is kept."""
     return path.with_name(f"{path.name}.sha256")
 
 
 def _accept(source: Obtainable, part: Path, target: Path) -> None:
-    """Verify `part`, record its digest and give it its name; a wrong one is deleted."""
-    if not source.digests and record_path(target).exists():
-        shutil.copyfile(record_path(target), record_path(part))
+    """Verify `part`, record its digest and give it its name; a wrong one is deleted.
+
+    Where no digest is published, the first download is trusted, and no other file after it. Much
+    of it comes over plain http, where anyone on the way can change it.
+    """
+    record = record_path(target)
+    known = source.digests or record.exists() or _served_from_disk(source)
     try:
-        digest = verify(source, part)
+        digest = verify(source, part, record=record)
     except DownloadError:
         part.unlink()
         tag_path(part).unlink(missing_ok=True)
         raise
-    finally:
-        record_path(part).unlink(missing_ok=True)
-    with atomic_path(record_path(target)) as temporary:
+    with atomic_path(record) as temporary:
         temporary.write_text(f"{digest}  {target.name}\n")
+    if not known:
+        logger.info(
+            "%s: no digest of it is published; sha256 %s recorded in %s, another file will be"
+            " refused", target.name, digest, record,
+        )  # fmt: skip
     os.replace(part, target)
     tag_path(part).unlink(missing_ok=True)
 

@@ -2,25 +2,123 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
+import logging
 import os
 import shutil
-import struct
-import zlib
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from maftp.errors import DataError
 from maftp.files import atomic_path
 
-_EXIF_ORIENTATION = 0x0112
+logger = logging.getLogger(__name__)
+
+FORMATS = (
+    "JPEG", "PNG", "TIFF", "WEBP", "AVIF", "BMP", "DIB", "GIF", "JPEG2000", "PPM", "QOI",
+    "TGA",
+)  # fmt: skip
+"""What is read, by contents whatever the name (MPO as JPEG). For EPS Pillow starts a program."""
+_ORIENTATION = 0x0112  # of EXIF
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What sets an image upright, by its EXIF orientation."""
 _SIDEWAYS = (5, 6, 7, 8)
-_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+_NO_RGB = ("LAB",)
+_GREY_BITS = (8, 10, 12, 14, 16, 24, 32)
+_said: set[tuple[Path, str]] = set()
+_OF_SYSTEM = {
+    errno.EACCES, errno.EPERM, errno.EIO, errno.EISDIR, errno.ENOTDIR, errno.ELOOP,
+    errno.ENAMETOOLONG, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM,
+}  # fmt: skip
+"""Errors of the disk or the path; any other comes from the decoder."""
+_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """What an error tells the reader of a file to do."""
+
+    missing: str
+    unknown: str
+    damaged: str
+
+
+_FETCH_AGAIN = "delete it and obtain it again from its archive"
+_NOT_KNOWN = "damaged or cut short (not recognised as an image)"
+_LABEL = Wording(
+    "no such label map; unpack its archive again", f"{_NOT_KNOWN}; {_FETCH_AGAIN}", _FETCH_AGAIN
+)
+_IMAGE = Wording(
+    "no such image; obtain its archive or convert again",
+    f"{_NOT_KNOWN}; {_FETCH_AGAIN}",
+    _FETCH_AGAIN,
+)
+PICTURE = Wording(
+    "no such image; mend the path",
+    "not an image; give a JPEG, PNG or other picture",
+    "give a sound copy of it",
+)
+"""For a user's own picture, which no archive brings back."""
+
+
+@contextmanager
+def opened(
+    source: Path | io.BytesIO, wording: Wording, *, name: str | None = None
+) -> Iterator[Image.Image]:
+    """Open an image; whatever its decoder raises becomes one sentence.
+
+    Args:
+        source: path, or contents.
+        wording: what the sentences advise.
+        name: what they call the image; None takes the path.
+
+    Raises:
+        DataError: it is missing, damaged, no image, or holds more pixels than Pillow takes.
+    """
+    called = str(source) if name is None else name
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of metadata that is damaged, or of many pixels
+            with Image.open(source, formats=FORMATS) as image:
+                if image.format == "PNG":
+                    _check_chunks(source)
+                yield image
+    except DataError:
+        raise
+    except FileNotFoundError:
+        raise DataError(f"{called}: {wording.missing}") from None
+    except Image.UnidentifiedImageError:
+        raise DataError(f"{called}: {_unidentified(source, wording)}") from None
+    except Image.DecompressionBombError:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise DataError(
+            f"{called}: claims more than {limit / 1e6:.0f} million pixels; shrink it, or replace it"
+            " if that is not true"
+        ) from None
+    except OSError as error:
+        if error.errno not in _OF_SYSTEM:
+            raise damaged(called, error, wording.damaged) from None
+        raise DataError(f"{called}: cannot be read ({error.strerror}); mend that") from None
+    except Exception as error:  # damaged bytes lead the decoders to any error
+        raise damaged(called, error, wording.damaged) from None
 
 
 def read_label(path: Path, *, modes: tuple[str, ...] = ("L", "P", "I;16")) -> np.ndarray:
@@ -31,19 +129,13 @@ def read_label(path: Path, *, modes: tuple[str, ...] = ("L", "P", "I;16")) -> np
     Raises:
         DataError: the file is missing, damaged, or of another mode than `modes`.
     """
-    try:
-        with Image.open(path) as image:
-            mode = image.mode
-            array = np.asarray(image) if mode in modes else None
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such label map; unpack its archive again") from None
-    except _DAMAGED as error:
-        raise damaged(path, error) from None
-    if array is None:
-        raise DataError(
-            f"{path}: label map of mode {mode}, expected {' or '.join(modes)}; replace the file"
-        )
-    return array
+    with opened(path, _LABEL) as image:
+        if image.mode not in modes:
+            raise DataError(
+                f"{path}: label map of mode {image.mode}, expected {' or '.join(modes)}; replace"
+                " the file"
+            )
+        return np.asarray(image)
 
 
 def read_comment(path: Path) -> str | None:
@@ -52,27 +144,54 @@ def read_comment(path: Path) -> str | None:
     Raises:
         DataError: the file is missing or damaged.
     """
-    try:
-        with Image.open(path) as image:
-            return image.info.get("Comment")
-    except _DAMAGED as error:
-        raise damaged(path, error) from None
+    with opened(path, _LABEL) as image:
+        comment = image.info.get("Comment")
+        return comment if isinstance(comment, str) else None
 
 
 def read_rgb(path: Path, *, oriented: bool) -> np.ndarray:
-    """Decode an image to RGB, (H, W, 3) u8; `oriented` applies its EXIF orientation.
+    """Decode an image of a data set to RGB, (H, W, 3) u8; transparency is dropped.
+
+    Args:
+        path: the file.
+        oriented: apply its EXIF orientation.
 
     Raises:
         DataError: the file is missing or damaged.
     """
-    try:
-        with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image) if oriented else image
-            return np.asarray(upright if upright.mode == "RGB" else upright.convert("RGB"))
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such image; obtain its archive or convert again") from None
-    except _DAMAGED as error:
-        raise damaged(path, error) from None
+    with opened(path, _IMAGE) as image:
+        return rgb_pixels(image, name=str(path), oriented=oriented)
+
+
+def rgb_pixels(
+    image: Image.Image, *, name: str, oriented: bool, background: str | None = None
+) -> np.ndarray:
+    """Decode an opened image to RGB, (H, W, 3) u8. Call it inside `opened`.
+
+    Grey of more than 8 bits is scaled to 8 by its range, and a warning says so: for whole numbers
+    by the smallest usual bit depth that holds the largest value, for fractions from 0 to 1.
+
+    Args:
+        image: the image.
+        name: what messages call it.
+        oriented: apply its EXIF orientation.
+        background: colour behind transparency; None drops transparency.
+
+    Raises:
+        DataError: its values are no brightness: negative, or not finite.
+    """
+    image.load()  # the orientation of some formats is known, or applied, only afterwards
+    turn = _UPRIGHT.get(_orientation(image)) if oriented else None
+    upright = image if turn is None else image.transpose(turn)
+    if upright.mode.startswith(("I", "F")):
+        grey = _scaled_grey(np.asarray(upright), name)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if background and ("A" in upright.getbands() or "transparency" in upright.info):
+        behind = Image.new("RGBA", upright.size, background)
+        upright = Image.alpha_composite(behind, upright.convert("RGBA"))
+    if upright.mode in _NO_RGB:
+        raise DataError(f"{name}: colours of mode {upright.mode} are not read; save it as RGB")
+    return np.asarray(upright if upright.mode == "RGB" else upright.convert("RGB"))
 
 
 def image_size(path: Path) -> tuple[int, int, bool]:
@@ -81,14 +200,69 @@ def image_size(path: Path) -> tuple[int, int, bool]:
     Raises:
         DataError: the file is missing or damaged.
     """
+    with opened(path, _IMAGE) as image:
+        width, height = image.size
+        return width, height, _orientation(image) in _SIDEWAYS
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 where there is none; nothing else of EXIF is looked at."""
     try:
-        with Image.open(path) as image:
-            width, height = image.size
-            return width, height, image.getexif().get(_EXIF_ORIENTATION) in _SIDEWAYS
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such image; unpack its archive again") from None
-    except _DAMAGED as error:
-        raise damaged(path, error) from None
+        found = image.getexif().get(_ORIENTATION, 1)
+        return int(found) if isinstance(found, int | float) else 1
+    except Exception:  # damaged metadata lead Pillow to any error; the pixels may be sound
+        return 1
+
+
+def _scaled_grey(values: np.ndarray, name: str) -> np.ndarray:
+    """Return grey values of any type as (H, W) u8."""
+    lowest, highest = (values.min(), values.max()) if values.size else (0, 0)
+    if not (np.isfinite(lowest) and np.isfinite(highest) and lowest >= 0):
+        raise DataError(
+            f"{name}: grey values from {lowest} to {highest} are no brightness; save it as 8-bit"
+            " grey, or as RGB"
+        )
+    fraction = values.dtype.kind == "f" and highest <= 1
+    bits = next((b for b in _GREY_BITS if highest < 2**b), None)
+    if bits is None:
+        raise DataError(f"{name}: grey values up to {highest}, at most 32 bits are read; shrink it")
+    if fraction:
+        _say_scaled(Path(name).parent, name, "fractions from 0 to 1")
+        return np.rint(values * 255).astype(np.uint8)
+    kind = "fractions" if values.dtype.kind == "f" else "values"
+    _say_scaled(Path(name).parent, name, f"{kind} of {bits} bits")
+    if values.dtype.kind == "f":
+        return np.rint(values / (2**bits - 1) * 255).astype(np.uint8)
+    return (values.astype(np.int64) >> (bits - 8)).astype(np.uint8)
+
+
+def _say_scaled(folder: Path, name: str, what: str) -> None:
+    """Say it for the first image of a folder; a data set would repeat it for every image."""
+    if (folder, what) not in _said:
+        _said.add((folder, what))
+        logger.warning("%s: grey of %s, scaled to 8 bits (so are others like it)", name, what)
+
+
+def _check_chunks(source: Path | io.BytesIO) -> None:
+    """Compare the checksums of a PNG, which Pillow does not do when it decodes.
+
+    Damaged pixels near the end would be taken, as decoding stops before the checksum of all.
+    """
+    copy = io.BytesIO(source.getvalue()) if isinstance(source, io.BytesIO) else source
+    with Image.open(copy, formats=("PNG",)) as image:
+        image.verify()
+
+
+def _unidentified(source: Path | io.BytesIO, wording: Wording) -> str:
+    """Tell a picture that cannot be read here from what is none."""
+    if isinstance(source, io.BytesIO):
+        start = source.getvalue()[:12]
+    else:
+        with open(source, "rb") as file:
+            start = file.read(12)
+    if start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS:
+        return "HEIC pictures cannot be read here; save it as JPEG"
+    return wording.unknown
 
 
 def segment_ids(rgb: np.ndarray) -> np.ndarray:
@@ -145,9 +319,7 @@ def link_or_copy(source: Path, target: Path) -> None:
             shutil.copyfile(source, temporary)
 
 
-def damaged(path: Path, error: BaseException) -> DataError:
+def damaged(name: Path | str, error: BaseException, advice: str = _FETCH_AGAIN) -> DataError:
     """Return the error for a file that does not decode."""
     reason = " ".join(str(error).split()) or type(error).__name__
-    return DataError(
-        f"{path}: damaged or cut short ({reason}); delete it and obtain it again from its archive"
-    )
+    return DataError(f"{name}: damaged or cut short ({reason}); {advice}")

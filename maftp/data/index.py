@@ -40,18 +40,19 @@ def read_index(path: Path) -> list[ImageRow]:
         DataError: the file is missing or damaged.
     """
     try:
-        with open(path, newline="") as file:
-            return [
-                ImageRow(
-                    row["stem"],
-                    int(row["width"]),
-                    int(row["height"]),
-                    row["trainable"] == "1",
-                    row.get("sha256") or "",
-                )
-                for row in csv.DictReader(file)
-            ]
-    except (OSError, KeyError, TypeError, ValueError) as error:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = [_row(row) for row in csv.DictReader(file)]
+        if len({row.stem for row in rows}) != len(rows):
+            raise ValueError("an image occurs twice")
+        return rows
+    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
         raise DataError(
             f"{path}: not a table of images ({error}); convert its dataset again"
         ) from None
+
+
+def _row(row: dict[str, str]) -> ImageRow:
+    width, height = int(row["width"]), int(row["height"])
+    if min(width, height) < 1 or row["trainable"] not in ("0", "1") or not row["stem"]:
+        raise ValueError(f"{row['stem']!r}: size or mark is none")
+    return ImageRow(row["stem"], width, height, row["trainable"] == "1", row.get("sha256") or "")

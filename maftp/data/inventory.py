@@ -9,6 +9,7 @@ from pathlib import Path
 
 from maftp.data.catalog import Catalog, Dataset, Split
 from maftp.data.layout import archives_dir, index_path, manifest_path, stamp_path
+from maftp.errors import DataError
 from maftp.files import atomic_path
 
 _OF_VOCABULARIES = "vocabularies/"
@@ -57,16 +58,13 @@ def repairs(name: str, dataset: Dataset, root: Path) -> int:
     The number moves when a file is lost and stays when the file is made again: what depends on it
     notices the loss, and is content afterwards.
     """
-    note = _repairs_path(root, name)
-    done = int(note.read_text()) if note.exists() else 0
-    return done + is_broken(name, dataset, root)
+    return _repairs_done(root, name) + is_broken(name, dataset, root)
 
 
 def note_repair(name: str, root: Path) -> None:
     """Count one more completion of a dataset that had lost files."""
-    note = _repairs_path(root, name)
-    done = int(note.read_text()) if note.exists() else 0
-    with atomic_path(note) as temporary:
+    done = _repairs_done(root, name)
+    with atomic_path(_repairs_path(root, name)) as temporary:
         temporary.write_text(f"{done + 1}\n")
 
 
@@ -114,3 +112,11 @@ def _count(path: Path, suffix: str) -> int:
 
 def _repairs_path(root: Path, name: str) -> Path:
     return manifest_path(root, name).with_name(f".{name}.repairs")
+
+
+def _repairs_done(root: Path, name: str) -> int:
+    note = _repairs_path(root, name)
+    try:
+        return int(note.read_text()) if note.exists() else 0
+    except (OSError, ValueError) as error:
+        raise DataError(f"{note}: holds no number ({error}); delete it") from None

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
+
+from maftp.errors import DataError
 
 
 def datasets_root(configured: str | None) -> Path:
@@ -40,3 +44,25 @@ def manifest_path(root: Path, dataset: str) -> Path:
 def index_path(root: Path, dataset: str, split: str) -> Path:
     """Return the table of a split's images: stem, width, height, trainable, label's SHA-256."""
     return root / "manifests" / f"{dataset}_{split}.csv"
+
+
+def read_note(path: Path, *keys: str, mend: str) -> dict[str, Any]:
+    """Read a manifest, or another note that a step has left.
+
+    Args:
+        path: the JSON file.
+        keys: what it must hold.
+        mend: what to do when it is damaged.
+
+    Raises:
+        DataError: it is damaged; ends with `mend`.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+        lacking = [key for key in keys if key not in content]
+        if not isinstance(content, dict) or lacking:
+            raise ValueError(f"no {lacking[0]!r} in it" if lacking else "no keys in it")
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path}: damaged ({reason}); {mend}") from None
+    return content

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.structures import BitMasks, Instances
 from PIL import Image
 
 from maftp.config import Params
 from maftp.data.images import read_label, read_rgb, segment_ids
 from maftp.data.records import Record
+from maftp.data.resize import resize_image, resize_label, resized_size
 from maftp.errors import DataError
 
 CROP_FILL = 128
@@ -133,40 +133,10 @@ class TestMapper:
         return record | {"image": resized, "height": height, "width": width}
 
 
-def resized_size(height: int, width: int, *, short_side: int, max_side: int) -> tuple[int, int]:
-    """Return (height, width) with the shorter side `short_side`, the longer at most `max_side`."""
-    return ResizeShortestEdge.get_output_shape(height, width, short_side, max_side)
-
-
 def jittered_size(height: int, width: int, *, scale: float, crop_size: int) -> tuple[int, int]:
     """Return (height, width) so that the image fits a square of `scale` crops; half to even."""
     factor = min(crop_size * scale / height, crop_size * scale / width)
     return max(round(height * factor), 1), max(round(width * factor), 1)
-
-
-def resize_image(
-    image: np.ndarray,
-    height: int,
-    width: int,
-    *,
-    rule: Image.Resampling = Image.Resampling.BILINEAR,
-) -> np.ndarray:
-    """Resize (H, W, 3) u8 by a rule of Pillow's, whose bilinear one averages when shrinking."""
-    if image.shape[:2] == (height, width):
-        return image
-    picture = Image.fromarray(np.ascontiguousarray(image))
-    return np.asarray(picture.resize((width, height), rule))
-
-
-def resize_label(label: np.ndarray, height: int, width: int) -> torch.Tensor:
-    """Resize (H, W) u8 or u16 by torch's nearest rule: source index floor(d * in / out).
-
-    Pillow's own nearest takes pixel centres and differs by up to a pixel.
-    """
-    values = torch.from_numpy(label.astype(np.int32 if label.dtype != np.uint8 else np.uint8))
-    rows = _nearest_source(label.shape[0], height)
-    columns = _nearest_source(label.shape[1], width)
-    return values[rows][:, columns]
 
 
 def crop_square(image: np.ndarray, offset: float, *, size: int, fill: int) -> np.ndarray:
@@ -206,12 +176,6 @@ def _read_pair(
     label = read_label(Path(record[key]), modes=modes)
     check_sizes(image, label, record["file_name"], record[key])
     return image, label
-
-
-def _nearest_source(size: int, resized: int) -> torch.Tensor:
-    # double, as label maps are resized by Detectron2: in single precision some indices differ
-    positions = torch.arange(size, dtype=torch.float64)[None, None]
-    return torch.nn.functional.interpolate(positions, size=resized, mode="nearest")[0, 0].long()
 
 
 def _tensor(image: np.ndarray) -> torch.Tensor:

@@ -6,7 +6,6 @@ Sizes come from the table that the conversion wrote, so that nothing has to be o
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -15,9 +14,10 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
+from maftp.data.annotations import read_instance_json, read_panoptic_json
 from maftp.data.catalog import Dataset, Split
 from maftp.data.index import read_index
-from maftp.data.layout import index_path, manifest_path, vocabulary_path
+from maftp.data.layout import index_path, manifest_path, read_note, vocabulary_path
 from maftp.data.pairing import list_stems, pair
 from maftp.data.vocabulary import read_vocabulary
 from maftp.errors import DataError
@@ -119,7 +119,8 @@ def _categories(name: str, dataset: Dataset, root: Path) -> list[dict[str, Any]]
     manifest = manifest_path(root, name)
     if dataset.kind == "semantic" or not manifest.exists():
         return None
-    return json.loads(manifest.read_bytes())["categories"]
+    mend = f"run 'maftp convert {name}' again"
+    return read_note(manifest, "categories", mend=mend)["categories"]
 
 
 def _contiguous(categories: Iterable[dict[str, Any]], dataset: Dataset) -> dict[int, int]:
@@ -151,26 +152,39 @@ def _add_annotations(
     records: dict[str, Record], dataset: Dataset, split: Split, root: Path
 ) -> None:
     path = root / str(split.annotations)
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not readable ({error}); convert the dataset again") from None
-    ranks = _contiguous(content["categories"], dataset)
-    isthing = {category["id"]: bool(category["isthing"]) for category in content["categories"]}
     if dataset.kind == "instance":
-        for record in records.values():
-            record["annotations"] = []
-        for annotation in content["annotations"]:
-            found = annotation | {
-                "category_id": ranks[annotation["category_id"]],
-                "bbox_mode": BoxMode.XYWH_ABS,
-            }
-            records[str(annotation["image_id"])]["annotations"].append(found)
-        return
-    folder = root / str(split.panoptic)
-    _pair_with(records, folder, ".png", root / split.images)
-    for annotation in content["annotations"]:
-        record = records[Path(annotation["file_name"]).stem]
+        _add_instances(records, dataset, path)
+    else:
+        _add_segments(records, dataset, path, root / str(split.panoptic), root / split.images)
+
+
+def _add_instances(records: dict[str, Record], dataset: Dataset, path: Path) -> None:
+    found = read_instance_json(path)
+    ranks = _contiguous(found.categories, dataset)
+    lacking = sorted(records.keys() - found.images.keys())
+    if lacking:
+        raise DataError(
+            f"{path}: no image {lacking[0]!r}, which the data set has; convert it again"
+        )
+    for stem, record in records.items():
+        record["image_id"] = found.images[stem]["id"]
+        record["annotations"] = [
+            annotation
+            | {"category_id": ranks[annotation["category_id"]], "bbox_mode": BoxMode.XYWH_ABS}
+            for annotation in found.annotations[stem]
+        ]
+
+
+def _add_segments(
+    records: dict[str, Record], dataset: Dataset, path: Path, folder: Path, images: Path
+) -> None:
+    found = read_panoptic_json(path)
+    ranks = _contiguous(found.categories, dataset)
+    isthing = {category["id"]: bool(category["isthing"]) for category in found.categories}
+    _pair_with(records, folder, ".png", images)
+    pair(records, found.annotations, images, path)
+    for stem, annotation in found.annotations.items():
+        record = records[stem]
         record["image_id"] = annotation["image_id"]
         record["pan_seg_file_name"] = str(folder / annotation["file_name"])
         record["segments_info"] = [

@@ -1,20 +1,24 @@
 """Unpack archives safely and wholly: beside their target first, then moved into it.
 
-Absolute paths, `..`, links out of the target and devices are refused, whatever an archive says.
+Absolute paths, `..`, links and devices are refused, whatever an archive says: no archive of the
+catalog holds a link.
 """
 
 from __future__ import annotations
 
+import errno
 import lzma
 import os
 import shutil
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from maftp.data.catalog import Catalog, Source
 from maftp.data.download import record_path, registration_message, verify
@@ -32,8 +36,24 @@ _DAMAGED = (
     EOFError,
     zlib.error,
     lzma.LZMAError,
+    struct.error,
     RuntimeError,  # zipfile: encrypted, or packed by an unknown method
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    TypeError,
+    ValueError,  # these: what damaged headers lead tarfile and zipfile to
 )
+_IMPOSSIBLE_NAMES = {
+    errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EILSEQ, errno.EINVAL,
+    errno.ELOOP,
+}  # fmt: skip
+"""What the system says of a name; anything else is the disk's trouble, not the archive's."""
+_ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")
+"""Of its first member, or of an empty one. The end says less: a tar may end with a zip."""
+_CHUNK = 1 << 20
 
 
 def unpack_source(name: str, catalog: Catalog, root: Path) -> Path:
@@ -127,22 +147,22 @@ def unpack(archive: Path, target: Path, *, nested: Sequence[str] = ()) -> int:
 
 def _extract(archive: Path, scratch: Path) -> int:
     try:
-        if zipfile.is_zipfile(archive):
-            return _extract_zip(archive, scratch)
-        return _extract_tar(archive, scratch)
+        with open(archive, "rb") as file:
+            zipped = file.read(4) in _ZIP_STARTS
+        return _extract_zip(archive, scratch) if zipped else _extract_tar(archive, scratch)
     except FileNotFoundError:
         raise DownloadError(f"{archive}: no such file; download it first") from None
-    except tarfile.FilterError as error:
-        raise _unsafe(archive, error.tarinfo.name, "would be written outside the target") from None
     except _DAMAGED as error:
-        reason = str(error).partition("\n")[0].rstrip(":") or type(error).__name__
-        raise DownloadError(
-            f"{archive}: damaged or cut short ({reason}); delete it and download it again"
-        ) from None
+        raise _damaged(archive, error) from None
+    except OSError as error:
+        if error.errno not in (None, errno.EINVAL):  # the disk's, not that of a damaged stream
+            raise
+        raise _damaged(archive, error) from None
 
 
 def _extract_zip(archive: Path, scratch: Path) -> int:
     with zipfile.ZipFile(archive) as file:
+        _check_count(file)
         members = [member for member in file.infolist() if not member.is_dir()]
         for member in members:
             _check_name(archive, member.filename)
@@ -151,8 +171,18 @@ def _extract_zip(archive: Path, scratch: Path) -> int:
                 raise _unsafe(archive, member.filename, "is a link or a device")
         check_space(scratch, sum(member.file_size for member in members), archive.name)
         for member in track(members, f"unpack {archive.name}"):
-            file.extract(member, scratch)
+            place = _place(archive, member.filename, scratch)
+            with file.open(member) as content:
+                _write(archive, member.filename, content, place)
     return len(members)
+
+
+def _check_count(file: zipfile.ZipFile) -> None:
+    """Compare the number of members with what the archive's end says; zipfile does not."""
+    end = zipfile._EndRecData(file.fp)  # type: ignore[attr-defined]
+    stated, found = end[zipfile._ECD_ENTRIES_TOTAL], len(file.infolist())  # type: ignore[attr-defined]
+    if (stated - found) % 2**16:  # some programs write the lower 16 bits of it
+        raise zipfile.BadZipFile(f"{found} members in its directory, {stated} at its end")
 
 
 def _extract_tar(archive: Path, scratch: Path) -> int:
@@ -162,14 +192,29 @@ def _extract_tar(archive: Path, scratch: Path) -> int:
         for member in track(file, f"unpack {archive.name}"):
             _check_name(archive, member.name)
             if member.issym() or member.islnk():
-                base = PurePosixPath(member.name).parent if member.issym() else PurePosixPath()
-                if _leaves(base / member.linkname) or member.linkname.startswith("/"):
-                    raise _unsafe(archive, member.name, f"links to {member.linkname!r}")
-            elif not (member.isfile() or member.isdir()):
+                raise _unsafe(archive, member.name, f"is a link to {member.linkname!r}")
+            if not (member.isfile() or member.isdir()):
                 raise _unsafe(archive, member.name, "is a device or a pipe")
-            file.extract(member, scratch, filter="data")
-            count += not member.isdir()
+            if member.isdir():
+                _place(archive, f"{member.name}/x", scratch)
+                continue
+            check_space(scratch, member.size, archive.name)
+            place = _place(archive, member.name, scratch)
+            with file.extractfile(member) as content:
+                _write(archive, member.name, content, place)
+            count += 1
+        _check_end(file)
     return count
+
+
+def _check_end(file: tarfile.TarFile) -> None:
+    """Check that a tar's end is marked: where a header is damaged, tarfile stops without a word."""
+    assert file.fileobj is not None
+    file.fileobj.seek(file.offset)
+    if file.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
+        raise tarfile.ReadError(f"no member and no end of the archive at byte {file.offset}")
+    while file.fileobj.read(_CHUNK):  # the checksum of a compressed stream stands at its end
+        pass
 
 
 def _check_name(archive: Path, name: str) -> None:
@@ -177,16 +222,52 @@ def _check_name(archive: Path, name: str) -> None:
         raise _unsafe(archive, name, "has an absolute path")
     if ".." in PurePosixPath(name).parts:
         raise _unsafe(archive, name, "would be written outside the target")
+    if "\0" in name or not PurePosixPath(name).parts and name not in ("", ".", "./"):
+        raise _unsafe(archive, name, "has a name that no file can have")
 
 
-def _leaves(path: PurePosixPath) -> bool:
-    """Tell whether a relative path climbs out of where it starts."""
-    depth = 0
-    for part in path.parts:
-        depth += -1 if part == ".." else 1
-        if depth < 0:
-            return True
-    return False
+def _place(archive: Path, name: str, scratch: Path) -> Path:
+    """Return where a member goes and make its folder.
+
+    The folder is looked up as the system sees it, whatever the names promise: Python's own check
+    gave up on paths longer than the system allows (CVE-2025-4517).
+    """
+    place = scratch / name
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        parent = Path(os.path.realpath(place.parent, strict=True))
+    except OSError as error:
+        raise _unwritable(archive, name, error) from None
+    if not parent.is_relative_to(os.path.realpath(scratch, strict=True)):
+        raise _unsafe(archive, name, "would be written outside the target")
+    return parent / place.name
+
+
+def _write(archive: Path, name: str, content: IO[bytes], place: Path) -> None:
+    try:
+        file = open(place, "wb", opener=_open_no_link)
+    except OSError as error:
+        raise _unwritable(archive, name, error) from None
+    with file:
+        shutil.copyfileobj(content, file, _CHUNK)
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+
+def _unwritable(archive: Path, name: str, error: OSError) -> Exception:
+    """Return the error for a member that cannot be made: the archive's fault, or the disk's."""
+    if error.errno in _IMPOSSIBLE_NAMES:
+        return _unsafe(archive, name, f"cannot have this name ({os.strerror(error.errno)})")
+    return error
+
+
+def _damaged(archive: Path, error: Exception) -> DownloadError:
+    reason = str(error).partition("\n")[0].rstrip(":") or type(error).__name__
+    return DownloadError(
+        f"{archive}: damaged or cut short ({reason}); delete it and download it again"
+    )
 
 
 def _unsafe(archive: Path, member: str, what: str) -> DataError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from maftp.data.convert.driver import run_tasks
 from maftp.data.download import verify
 from maftp.data.images import read_rgb
 from maftp.data.index import read_index
-from maftp.data.layout import archives_dir, index_path, manifest_path
+from maftp.data.layout import archives_dir, index_path, manifest_path, read_note
 from maftp.data.pairing import list_stems, pair
 from maftp.errors import DataError
 from maftp.files import sha256
@@ -43,7 +42,8 @@ def verify_dataset(name: str, catalog: Catalog, root: Path, *, workers: int) -> 
     manifest = manifest_path(root, name)
     if not manifest.exists():
         raise DataError(f"{manifest}: dataset {name} is not converted; run 'maftp convert {name}'")
-    noted = json.loads(manifest.read_bytes())["splits"]
+    mend = f"run 'maftp convert {name}' again"
+    noted = read_note(manifest, "splits", mend=mend)["splits"]
     problems = []
     for split_name, split in dataset.splits.items():
         if split_name in noted:

@@ -81,18 +81,29 @@ def read_vocabulary(path: Path, *, keep_row_zero: bool = False) -> Vocabulary:
     path = Path(path)
     try:
         data = path.read_bytes()
-        text = data.decode("utf-8")
     except FileNotFoundError:
         raise DataError(f"{path}: no such vocabulary; download it or name another file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not readable as UTF-8 text: {error}") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); mend that") from None
+    return parse_vocabulary(data, str(path), keep_row_zero=keep_row_zero)
+
+
+def parse_vocabulary(data: bytes, where: str, *, keep_row_zero: bool = False) -> Vocabulary:
+    """Parse the contents of a vocabulary file; see `read_vocabulary`.
+
+    A byte order mark, which some editors leave, is passed over.
+    """
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: not readable as UTF-8 text ({error}); save it as such") from None
     categories: list[Category] = []
     rows: set[int] = set()
     for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
-        row, name = _parse_row(line.removesuffix("\r"), where=f"{path}, line {number}")
+        row, name = _parse_row(line.removesuffix("\r"), where=f"{where}, line {number}")
         if row in rows:
             raise DataError(
-                f"{path}, line {number}: index {row} occurs twice; give it its own index"
+                f"{where}, line {number}: index {row} occurs twice; give it its own index"
             )
         rows.add(row)
         if name == _NOT_A_CLASS or (row == 0 and not keep_row_zero):
@@ -100,7 +111,7 @@ def read_vocabulary(path: Path, *, keep_row_zero: bool = False) -> Vocabulary:
         synonyms = tuple(split_synonyms(name))
         categories.append(Category(name, synonyms, row, class_color(len(categories))))
     if not categories:
-        raise DataError(f"{path}: no class in it; write one 'index:name' per line, from index 1")
+        raise DataError(f"{where}: no class in it; write one 'index:name' per line, from index 1")
     return Vocabulary(tuple(categories), hashlib.sha256(data).hexdigest())
 
 

@@ -14,18 +14,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from nicegui import events, run, ui
+from nicegui import app, events, run, ui
 from numpy.typing import NDArray
 from PIL import Image
 
 from maftp.demo.examples import Example, draw_examples
-from maftp.errors import MaftpError
+from maftp.demo.limits import MAX_BYTES, MAX_PIXELS, TOO_LARGE, UploadLimit
+from maftp.errors import DataError, MaftpError
 from maftp.prediction.model import Loaded
 from maftp.prediction.pictures import decode_picture
 from maftp.prediction.run import Found, Predictor, draw_overlay
 from maftp.prediction.words import parse_words
 
 _EXAMPLES = 3
+_SHOWN_SIDE = 2048
 _COLUMNS = [
     {"name": key, "label": label, "field": key, "align": align}
     for key, label, align in (
@@ -75,12 +77,18 @@ class _Visit:
 
     async def upload(self, event: events.UploadEventArguments) -> None:
         """Take the dropped file."""
-        data = await event.file.read()
         try:
-            self.choose(decode_picture(io.BytesIO(data), name=event.file.name))
+            if event.file.size() > MAX_BYTES:  # again, as nothing may be decoded that is larger
+                raise DataError(f"{event.file.name}: {TOO_LARGE}")
+            data = await event.file.read()
+            self.choose(await run.io_bound(_decode, data, event.file.name))
         except MaftpError as error:
             self._say(str(error))
         self.parts["upload"].reset()
+
+    def reject(self) -> None:
+        """Answer a file that the browser does not even send."""
+        self._say(TOO_LARGE)
 
     def choose(self, pixels: NDArray[np.uint8], words: str | None = None) -> None:
         """Show a picture, and words that fit it."""
@@ -144,6 +152,7 @@ def serve(engine: Engine, *, host: str, port: int, show: bool) -> None:
         show: open a browser.
     """
     examples = draw_examples(_EXAMPLES)
+    app.add_middleware(UploadLimit)
 
     @ui.page("/")
     def page() -> None:
@@ -170,7 +179,11 @@ def _build(engine: Engine, examples: list[Example]) -> None:
         )
         with ui.row().classes("w-full gap-4 items-start"):
             parts["upload"] = ui.upload(
-                label="Drop a picture here, or click +", auto_upload=True, on_upload=visit.upload
+                label="Drop a picture here, or click +",
+                auto_upload=True,
+                max_file_size=MAX_BYTES,
+                on_upload=visit.upload,
+                on_rejected=visit.reject,
             ).props("accept=image/*")
             for number, example in enumerate(examples, start=1):
                 button = ui.image(Image.fromarray(example.pixels)).classes("w-40 cursor-pointer")
@@ -191,6 +204,16 @@ def _build(engine: Engine, examples: list[Example]) -> None:
         parts["table"] = ui.table(columns=_COLUMNS, rows=[], row_key="id")
         for name in ("spinner", "overlay", "table"):
             parts[name].set_visibility(False)
+
+
+def _decode(data: bytes, name: str) -> NDArray[np.uint8]:
+    """Decode an upload; a large picture is shrunk, for memory and for the way to the browser."""
+    pixels = decode_picture(io.BytesIO(data), name=name, max_pixels=MAX_PIXELS)
+    if max(pixels.shape) <= _SHOWN_SIDE:
+        return pixels
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((_SHOWN_SIDE, _SHOWN_SIDE))
+    return np.array(picture)
 
 
 def _data_url(png: bytes) -> str:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from detectron2.data.transforms import ResizeShortestEdge
 from torch import Tensor
+
+from maftp.data.resize import resize_image, resized_size
 
 if TYPE_CHECKING:
     from maftp.config import Params
@@ -40,7 +41,8 @@ class Augmented:
             flip: also flip each version horizontally.
         """
         self._model = model
-        self._resizes = [ResizeShortestEdge(side, max_side) for side in short_sides]
+        self._short_sides = list(short_sides)
+        self._max_side = max_side
         self._flip = flip
 
     @classmethod
@@ -75,8 +77,9 @@ class Augmented:
     def _versions(self, image: Tensor) -> Iterator[tuple[Tensor, bool]]:
         """Yield resized (3, h, w) uint8 images, and whether they are flipped."""
         pixels = image.permute(1, 2, 0).byte().cpu().numpy()
-        for resize in self._resizes:
-            resized = resize.get_transform(pixels).apply_image(pixels)
+        for side in self._short_sides:
+            size = resized_size(*pixels.shape[:2], short_side=side, max_side=self._max_side)
+            resized = resize_image(pixels, *size)
             version = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
             yield version, False
             if self._flip:

@@ -21,6 +21,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from maftp.data.annotations import read_instance_json
 from maftp.errors import DataError
 
 _SCORES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -37,15 +38,19 @@ class InstanceTruth:
         """Read a COCO instance JSON.
 
         Raises:
-            DataError: it is missing or no such JSON.
+            DataError: it is missing, no such JSON, or a field of it is wrong.
         """
-        if not path.is_file():
-            raise DataError(f"{path}: no such file; convert the data set first")
+        found = read_instance_json(path)
+        coco = COCO()
+        coco.dataset = found.content
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
-                return cls(COCO(str(path)))
-        except (ValueError, KeyError, TypeError, AssertionError) as error:
-            raise DataError(f"{path}: no COCO instance JSON ({error!r}); convert again") from None
+                coco.createIndex()
+                for annotation in found.content["annotations"]:
+                    coco.annToMask(annotation)
+        except (ValueError, TypeError, IndexError) as error:
+            raise DataError(f"{path}: a mask is damaged ({error}); convert again") from None
+        return cls(coco)
 
     @property
     def category_ids(self) -> list[int]:
@@ -73,9 +78,10 @@ class InstanceEvaluator(DatasetEvaluator):
     def process(
         self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]
     ) -> None:
-        """Add the detections of images."""
+        """Add the detections of images; raises DataError for masks of another size."""
         for item, output in zip(inputs, outputs, strict=True):
             found = output["instances"].to("cpu")
+            self._check_size(item["image_id"], tuple(found.pred_masks.shape[1:]))
             masks = np.asfortranarray(found.pred_masks.bool().permute(1, 2, 0).numpy(), np.uint8)
             for code, label, score in zip(
                 coco_mask.encode(masks),
@@ -91,6 +97,20 @@ class InstanceEvaluator(DatasetEvaluator):
                         "score": score,
                     }
                 )
+
+    def _check_size(self, image_id: str | int, size: tuple[int, ...]) -> None:
+        """Masks of different sizes have no common pixels, and AP would be 0 without a word."""
+        image = self._truth.imgs.get(image_id)
+        if image is None:
+            raise DataError(
+                f"image {image_id}: not in the instance JSON; convert the data set again"
+            )
+        if size != (image["height"], image["width"]):
+            raise DataError(
+                f"image {image_id}: predicted masks have {size[1]} x {size[0]} pixels, those of the"
+                f" ground truth {image['width']} x {image['height']}; an image that EXIF turns away"
+                " from its masks cannot be scored, remove its orientation"
+            )
 
     def evaluate(self) -> dict[str, Any] | None:
         """Return `scores` in percent (None without ground truth); None but in the first process."""

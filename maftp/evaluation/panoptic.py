@@ -8,7 +8,6 @@ union, crowd regions are never missed and excuse predictions that lie mostly ins
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from maftp.data.annotations import read_panoptic_json
 from maftp.data.images import read_label, segment_ids
 from maftp.errors import DataError
 from maftp.evaluation.semantic import percent
@@ -41,16 +41,11 @@ class PanopticTruth:
         """Read `categories` and `annotations` of a panoptic JSON file.
 
         Raises:
-            DataError: the file is missing or no panoptic JSON.
+            DataError: the file is missing, no panoptic JSON, or a field of it is wrong.
         """
-        try:
-            content = json.loads(panoptic_json.read_text())
-            categories = {int(category["id"]): category for category in content["categories"]}
-            annotations = {str(record["image_id"]): record for record in content["annotations"]}
-        except FileNotFoundError:
-            raise DataError(f"{panoptic_json}: no such file; convert the data set first") from None
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{panoptic_json}: no panoptic JSON ({error!r})") from None
+        found = read_panoptic_json(panoptic_json)
+        categories = {category["id"]: category for category in found.categories}
+        annotations = {str(record["image_id"]): record for record in found.annotations.values()}
         return cls(categories=categories, annotations=annotations, folder=folder)
 
     @property
@@ -72,10 +67,18 @@ class PanopticTruth:
         """Return the (H, W) segment ids of an image.
 
         Raises:
-            DataError: the PNG is missing, damaged or not RGB.
+            DataError: the PNG is missing, damaged or not RGB, or smaller than a segment's area.
         """
         path = self.folder / self.annotations[image_id]["file_name"]
-        return segment_ids(read_label(path, modes=("RGB",)))
+        ids = segment_ids(read_label(path, modes=("RGB",)))
+        for segment in self.segments(image_id):
+            if segment["area"] > ids.size:
+                raise DataError(
+                    f"ground truth of {image_id}: segment {segment['id']} states an area of"
+                    f" {segment['area']}, but {path} has {ids.size} pixels; obtain JSON and PNGs of"
+                    " one release"
+                )
+        return ids
 
 
 @dataclass
@@ -153,6 +156,7 @@ class PanopticQuality:
         excused = common[:, -1].copy()  # pixels on VOID
         crowd = np.array([bool(record.get("iscrowd", 0)) for record in truth_segments], dtype=bool)
         areas = np.array([record["area"] for record in truth_segments], dtype=np.int64)
+        _check_areas(areas, wanted, image_id)
         matched = self._match(common, found, wanted, areas, crowd)
         for index, record in enumerate(truth_segments):
             if not crowd[index] and not matched[:, index].any():
@@ -348,6 +352,20 @@ class _Segments:
         order = np.argsort(self.values)
         position = np.searchsorted(self.values[order], ids.ravel())
         return np.where(ids.ravel() == VOID, len(order), np.append(order, 0)[position])
+
+
+def _check_areas(stated: NDArray[np.int64], truth: _Segments, image_id: str) -> None:
+    """Refuse areas below the pixels of their segments, which would make an IoU exceed 1.
+
+    An area may exceed the pixels that are left of a segment, where a later one covers it.
+    """
+    wrong = np.flatnonzero(stated < truth.areas)
+    if wrong.size:
+        first = int(wrong[0])
+        raise DataError(
+            f"ground truth of {image_id}: segment {truth.values[first]} has {truth.areas[first]}"
+            f" pixels, but states an area of {stated[first]}; obtain JSON and PNGs of one release"
+        )
 
 
 def _intersections(

@@ -28,8 +28,9 @@ from maftp.errors import DataError, MaftpError, ParamsError
 from maftp.evaluation.augmentation import Augmented
 from maftp.evaluation.control import reorder_embeddings, shuffled_order
 from maftp.evaluation.instance import InstanceEvaluator
+from maftp.evaluation.statistics import CONFUSION, IMAGES
 from maftp.evaluation.subject import Subject, class_names, load_subject
-from maftp.files import atomic_path, sha256, write_json
+from maftp.files import atomic_path, check_output, check_replaceable, sha256, write_json
 from maftp.modeling.build import build_model
 from maftp.modeling.checkpoint import load_weights
 from maftp.modeling.segmenter import Segmenter
@@ -82,8 +83,10 @@ def evaluate(
         DataError: images, labels or vocabulary are missing or damaged.
         CheckpointError: the weights are missing, damaged or of another model.
     """
+    check_output(out)
     training = class_names(catalog.dataset(params.data.train), root).names
     subject = load_subject(benchmark, params=params, catalog=catalog, root=root, training=training)
+    _check_folders(subject, overlays_dir, statistics_dir)
     model = load_evaluated(params, weights, training)
     model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
     set_classes(model, subject, embeddings, shuffle=params.evaluate.shuffle_vocabulary)
@@ -121,6 +124,15 @@ def evaluate(
             scorer.write_statistics(folder)
     write_json(out, result)
     return result
+
+
+def _check_folders(subject: Subject, overlays: Path | None, statistics: Path | None) -> None:
+    """Check before the work that the folders can be written and that nothing foreign is in them."""
+    pictures = {f"{Path(record['file_name']).stem}.png" for record in subject.records}
+    for folder, names in ((overlays, pictures), (statistics, {IMAGES, CONFUSION})):
+        if folder is not None:
+            check_output(folder, folder=True)
+            check_replaceable(folder, names)
 
 
 def _augmented(params: Params, model: Segmenter, subject: Subject) -> Predict:

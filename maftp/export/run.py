@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor
 from maftp.data.vocabulary import seen_categories
 from maftp.errors import MaftpError
 from maftp.export.image_path import ImagePath, padded_rows
-from maftp.files import atomic_path, write_json
+from maftp.files import atomic_path, check_output, write_json
 from maftp.modeling.segmenter import SIZE_DIVISIBILITY
 from maftp.ops.ms_deform_attn import decompositions
 from maftp.prediction.model import Loaded
@@ -58,6 +59,7 @@ def export_model(
     """
     if any(side < SIZE_DIVISIBILITY or side % SIZE_DIVISIBILITY for side in size):
         raise MaftpError(f"--size {size[0]} {size[1]}: both must be multiples of 32")
+    _check_outputs(out)
     path = ImagePath(loaded.model)
     inputs = text_inputs(loaded, names)
     program = _trace(path, inputs["text"].shape[1], size)
@@ -83,6 +85,23 @@ def export_model(
     }
     write_json(out.with_suffix(".json"), description)
     return description
+
+
+def _check_outputs(out: Path) -> None:
+    """Check that the files can be written and that no foreign `.json` beside them is lost."""
+    record = out.with_suffix(".json")
+    for file in (out, out.with_suffix(".npz"), record):
+        check_output(file)
+    if record.exists():
+        try:
+            content = json.loads(record.read_bytes())
+        except (OSError, ValueError):
+            content = None
+        if not (isinstance(content, dict) and {"format", "inputs", "limits"} <= content.keys()):
+            raise MaftpError(
+                f"{record}: is no description of an exported model and would be lost; choose"
+                " another name with --out"
+            )
 
 
 @torch.no_grad()

@@ -26,7 +26,7 @@ from maftp.data.mapper import TestMapper
 from maftp.errors import DataError
 from maftp.evaluation.runner import load_evaluated, set_classes
 from maftp.evaluation.subject import class_names, load_subject
-from maftp.files import sha256, write_json
+from maftp.files import check_output, sha256, write_json
 from maftp.modeling.clip_backbone import ClipBackbone
 from maftp.modeling.mask_classification import classify, has_area, mask_pool
 from maftp.modeling.segmenter import Segmenter
@@ -81,6 +81,7 @@ def measure_drift(
         DataError: the benchmark is not semantic, or its files are missing or damaged.
         CheckpointError: weights are missing, damaged or of another model.
     """
+    check_output(out)
     training = class_names(catalog.dataset(params.data.train), root).names
     subject = load_subject(benchmark, params=params, catalog=catalog, root=root, training=training)
     if subject.metric != "semantic":

@@ -24,7 +24,7 @@ from maftp.evaluation.evaluators import label_map
 from maftp.evaluation.runner import load_evaluated, set_classes
 from maftp.evaluation.statistics import IMAGES
 from maftp.evaluation.subject import Subject, class_names, load_subject
-from maftp.files import atomic_path
+from maftp.files import atomic_path, check_output, check_replaceable
 from maftp.report.figures import NOTHING, Colour, Layer, draw_panel
 
 VERDICTS = ("only {method} right", "only {baseline} right", "both wrong")
@@ -120,6 +120,8 @@ def draw_gallery(
         DataError: statistics or data are missing or damaged.
         CheckpointError: weights are missing, damaged or of another model.
     """
+    check_output(out, folder=True)
+    check_replaceable(out, {"best", "median", "worst", "gallery.csv"})
     method = contenders[0]
     training = class_names(catalog.dataset(method.params.data.train), root).names
     subject = load_subject(

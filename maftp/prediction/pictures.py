@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 import glob
-import warnings
+import io
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
+from maftp.data.images import PICTURE, opened, rgb_pixels
 from maftp.errors import DataError
+from maftp.prediction.results import is_result
 
-IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm"}
+logger = logging.getLogger(__name__)
+
+IMAGES = {
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".gif", ".tif", ".tiff",
+    ".webp", ".avif", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".tga", ".qoi",
+    ".mpo",
+}  # fmt: skip
+UNREADABLE = {".heic", ".heif", ".hif", ".jxl", ".svg", ".cr2", ".cr3", ".nef", ".arw", ".dng"}
+"""Pictures that are named when they are left out, as nothing here can read them."""
+_MISCOUNTED = {".mkv": 1, ".webm": 1}
+"""Frames by which a count may be wrong that comes from duration and rate."""
 VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"}
+
+
+class CutShortError(DataError):
+    """A video ended before its last frame; what came before was read."""
 
 
 @dataclass(frozen=True)
@@ -72,18 +88,30 @@ def _expand(text: str) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if _is_picture(p))
+        files = _without_results(sorted(p for p in path.rglob("*") if _is_picture(p)), text)
         if not files:
             raise DataError(f"{path}: no picture and no video in this folder")
         return files
-    files = sorted(p for p in map(Path, glob.glob(text, recursive=True)) if _is_picture(p))
+    found = sorted(p for p in map(Path, glob.glob(text, recursive=True)) if _is_picture(p))
+    files = _without_results(found, text)
     if not files:
         raise DataError(f"{text}: no such picture, folder or pattern; mend the path")
     return files
 
 
+def _without_results(files: Sequence[Path], text: str) -> list[Path]:
+    """Leave out what earlier predictions wrote, and say so; named by itself it is taken."""
+    pictures = [path for path in files if not is_result(path)]
+    if len(pictures) < len(files):
+        logger.info(
+            "%s: %d pictures left out, they are results of earlier predictions",
+            text, len(files) - len(pictures),
+        )  # fmt: skip
+    return pictures
+
+
 def _is_picture(path: Path) -> bool:
-    return path.is_file() and path.suffix.lower() in IMAGES | VIDEOS
+    return path.is_file() and path.suffix.lower() in IMAGES | VIDEOS | UNREADABLE
 
 
 def count_pictures(sources: Sequence[Source], *, every: int) -> int:
@@ -104,7 +132,8 @@ def read_pictures(source: Source, *, every: int) -> Iterator[Picture]:
     """Yield the image of a file, or every `every`-th frame of a video.
 
     Raises:
-        DataError: the file is no image or video that can be read.
+        DataError: the file is no image or video that can be read; `CutShortError` after the last
+            frame of a video that should have more.
     """
     if source.is_video:
         yield from _frames(source, every)
@@ -114,47 +143,55 @@ def read_pictures(source: Source, *, every: int) -> Iterator[Picture]:
 
 def read_picture(path: Path) -> NDArray[np.uint8]:
     """Decode an image file; see `decode_picture`."""
+    if path.suffix.lower() in UNREADABLE:
+        kind = path.suffix.lower().removeprefix(".").upper()
+        raise DataError(f"{path}: {kind} pictures cannot be read here; save it as JPEG or PNG")
     return decode_picture(path, name=str(path))
 
 
-def decode_picture(source: Path | BinaryIO, *, name: str) -> NDArray[np.uint8]:
+def decode_picture(
+    source: Path | io.BytesIO, *, name: str, max_pixels: int | None = None
+) -> NDArray[np.uint8]:
     """Decode an image upright to RGB, (H, W, 3) uint8; transparency is laid over white.
 
+    Of an animation, or a file of several pages, the first image is taken, and a message says so.
+
     Args:
-        source: path, or open file.
+        source: path, or contents.
         name: what errors call it.
+        max_pixels: refuse larger ones before they are decoded; None leaves it to Pillow.
 
     Raises:
         DataError: it is missing, damaged, no image, or holds more than 178 million pixels.
     """
+    with opened(source, PICTURE, name=name) as image:
+        width, height = image.size
+        if max_pixels is not None and width * height > max_pixels:
+            raise DataError(
+                f"{name}: {width} x {height} pixels, at most {max_pixels / 1e6:.0f} million are"
+                " taken; shrink it"
+            )
+        pixels = np.array(rgb_pixels(image, name=name, oriented=True, background="white"))
+        frames = _count_frames(image)
+    if frames > 1:
+        logger.warning("%s: holds %d images; only the first is taken", name, frames)
+    return pixels
+
+
+def _count_frames(image: Image.Image) -> int:
+    """Return the number of images in a file; a camera's MPO holds views of one."""
+    if image.format == "MPO":
+        return 1
     try:
-        with warnings.catch_warnings(), Image.open(source) as file:
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return np.array(_as_rgb(ImageOps.exif_transpose(file)))
-    except FileNotFoundError:
-        raise DataError(f"{name}: no such image; mend the path") from None
-    except Image.UnidentifiedImageError:
-        raise DataError(f"{name}: not an image; give a JPEG, PNG or other picture") from None
-    except Image.DecompressionBombError:
-        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-        raise DataError(f"{name}: more than {limit / 1e6:.0f} million pixels; shrink it") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise DataError(f"{name}: damaged image ({' '.join(str(error).split())})") from None
-
-
-def _as_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits of grey
-        grey = np.asarray(image).astype(np.int64) >> 8
-        return Image.fromarray(grey.clip(0, 255).astype(np.uint8)).convert("RGB")
-    if "A" in image.getbands() or "transparency" in image.info:
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-    return image.convert("RGB")
+        return getattr(image, "n_frames", 1)
+    except Exception:  # a later image is damaged; the first, which is taken, is not
+        return 1
 
 
 def _frames(source: Source, every: int) -> Iterator[Picture]:
     capture = cv2.VideoCapture(str(source.path))
     try:
+        expected = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
         number = 0
         while capture.grab():
             if number % every == 0:
@@ -168,3 +205,8 @@ def _frames(source: Source, every: int) -> Iterator[Picture]:
         capture.release()
     if number == 0:
         raise DataError(f"{source.path}: not a video that can be read; convert it to MP4")
+    if number < expected - _MISCOUNTED.get(source.path.suffix.lower(), 0):
+        raise CutShortError(
+            f"{source.path}: {number} of {expected} frames could be read; the video is damaged or"
+            " cut short, give a sound copy of it"
+        )

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from detectron2.data.transforms import ResizeShortestEdge
 from numpy.typing import NDArray
 from PIL import Image
 
 from maftp.data.images import segment_colors
+from maftp.data.resize import resize_image, resized_size
 from maftp.data.vocabulary import class_color
-from maftp.errors import DataError
+from maftp.errors import DataError, MaftpError
 from maftp.files import atomic_path, write_json
 from maftp.prediction.model import Loaded
-from maftp.prediction.pictures import Picture, Source, count_pictures, read_pictures
+from maftp.prediction.pictures import (
+    CutShortError,
+    Picture,
+    Source,
+    count_pictures,
+    read_pictures,
+)
 from maftp.prediction.regions import NOTHING, Region, class_regions, enlarge, segment_regions
+from maftp.prediction.results import check_own, check_results, png_note
 from maftp.progress import track
 from maftp.report.figures import Layer, draw_panel
 
@@ -64,11 +72,11 @@ class Predictor:
         """
         size = loaded.params.input.test
         side = short_side or size.short_side
-        longest = max(size.max_side, round(side * size.max_side / size.short_side))
+        self._short_side = side
+        self._max_side = max(size.max_side, round(side * size.max_side / size.short_side))
         self.names = list(names)
         self.loaded = loaded
         self.panoptic = panoptic
-        self._resize = ResizeShortestEdge(side, longest)
         things = [index for index in range(len(names)) if index not in set(stuff)]
         loaded.model.set_test_vocabulary(self.names, things if panoptic else ())
         loaded.model.panoptic_on = panoptic
@@ -77,7 +85,9 @@ class Predictor:
     def __call__(self, pixels: NDArray[np.uint8]) -> Found:
         """Segment one image, (H, W, 3) uint8 RGB."""
         size = pixels.shape[:2]
-        resized = self._resize.get_transform(pixels).apply_image(pixels)
+        resized = resize_image(
+            pixels, *resized_size(*size, short_side=self._short_side, max_side=self._max_side)
+        )
         item = {"image": torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))}
         if self.panoptic:
             return self._panoptic(item, size)
@@ -106,51 +116,80 @@ class Predictor:
 
 
 def predict(
-    sources: Sequence[Source], predictor: Predictor, out: Path, *, every: int = 1
+    sources: Sequence[Source],
+    predictor: Predictor,
+    out: Path,
+    *,
+    every: int = 1,
+    strict: bool = False,
 ) -> list[Path]:
     """Segment pictures and write `NAME.overlay.png`, `NAME.labels.png` and `NAME.json` for each.
 
-    A file of a folder that cannot be read is reported, and the others go on.
+    A file of a folder that cannot be read is reported, and the others go on; so does a video that
+    ends before its last frame. Only results of earlier predictions are written over.
 
     Args:
         sources: of `find_sources`.
         predictor: model and vocabulary.
         out: folder of the results; a video's go into a folder of its name.
         every: take every so-many-th frame of videos.
+        strict: end with an error after all, when something was left out.
 
     Returns:
         The JSON files.
 
     Raises:
-        DataError: a picture that was named cannot be read, or none of those that were found.
+        DataError: a picture that was named cannot be read, or none of those that were found; or a
+            file that is no result has the name of one.
     """
+    check_results(sources, out)
     written: list[Path] = []
+    lacking: list[str] = []
     total = count_pictures(sources, every=every)
-    for picture in track(_readable(sources, every), "segment", total):
+    for picture in track(_readable(sources, every, lacking), "segment", total):
         written.append(write_result(picture, predictor(picture.pixels), predictor, out))
     if not written:
         raise DataError("no picture could be read; see the warnings above")
+    if strict and lacking:
+        raise DataError(f"{lacking[0]} ({len(lacking)} such; --strict makes that an error)")
     return written
 
 
-def _readable(sources: Sequence[Source], every: int) -> Any:
+def _readable(sources: Sequence[Source], every: int, lacking: list[str]) -> Iterator[Picture]:
+    """Yield pictures; note in `lacking` what could not be read."""
     for source in sources:
         try:
             yield from read_pictures(source, every=every)
+        except CutShortError as error:
+            lacking.append(str(error))
+            logger.warning("%s", error)
         except DataError as error:
             if source.chosen:
                 raise
+            lacking.append(str(error))
             logger.warning("left out: %s", error)
 
 
 def write_result(picture: Picture, found: Found, predictor: Predictor, out: Path) -> Path:
-    """Write the files of one picture; return the JSON, which is written last."""
+    """Write the files of one picture; return the JSON, which is written last.
+
+    Raises:
+        DataError: a file that is no result has the name of one of them.
+        MaftpError: a score is not a finite number.
+    """
     stem = out / picture.name
+    check_own(stem)
+    if not all(math.isfinite(region.score) for region in found.regions):
+        raise MaftpError(
+            f"{picture.path}: the model's scores are not finite numbers, so nothing was written;"
+            " check the weights"
+        )
     draw_overlay(stem.with_name(stem.name + ".overlay.png"), picture.pixels, found, predictor.names)
     save_labels(stem.with_name(stem.name + ".labels.png"), found.labels, len(predictor.names))
     if found.ids is not None:
         with atomic_path(stem.with_name(stem.name + ".segments.png")) as temporary:
-            Image.fromarray(segment_colors(found.ids)).save(temporary, format="PNG")
+            colours = Image.fromarray(segment_colors(found.ids))
+            colours.save(temporary, format="PNG", pnginfo=png_note())
     record = stem.with_name(stem.name + ".json")
     height, width = found.labels.shape
     write_json(
@@ -174,7 +213,7 @@ def draw_overlay(path: Path, pixels: NDArray[np.uint8], found: Found, names: Seq
     """Write image and overlay side by side with a legend; large pictures are shrunk."""
     layer = Layer("segmentation", found.labels, found.ids)
     colours = [class_color(index) for index in range(len(names))]
-    draw_panel(path, pixels, [layer], names=names, colours=colours)
+    draw_panel(path, pixels, [layer], names=names, colours=colours, note=png_note())
 
 
 def save_labels(path: Path, labels: NDArray[np.int32], num_classes: int) -> None:
@@ -182,4 +221,4 @@ def save_labels(path: Path, labels: NDArray[np.int32], num_classes: int) -> None
     kind = np.uint8 if num_classes < 255 else np.uint16
     values = np.where(labels == NOTHING, np.iinfo(kind).max, labels).astype(kind)
     with atomic_path(path) as temporary:
-        Image.fromarray(values).save(temporary, format="PNG")
+        Image.fromarray(values).save(temporary, format="PNG", pnginfo=png_note())

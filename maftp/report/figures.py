@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from maftp.errors import MaftpError
 from maftp.files import atomic_path
@@ -28,6 +29,7 @@ NOTHING = -1
 
 _OPACITY = 0.6
 _COLUMN_WIDTH = (512, 800)
+_COLUMN_HEIGHT = 4096
 _GAP = 12
 _TEXT_SIZE = 17
 _LINE_HEIGHT = 26
@@ -55,6 +57,7 @@ def draw_panel(
     *,
     names: Sequence[str],
     colours: Sequence[Colour],
+    note: PngInfo | None = None,
 ) -> None:
     """Write a PNG: the image, then every layer over it side by side, and a legend below.
 
@@ -64,6 +67,7 @@ def draw_panel(
         layers: label maps of the image's size.
         names: class names; the first of comma-separated synonyms is shown.
         colours: RGB 0..255 per class.
+        note: text to keep in the file.
 
     Raises:
         ValueError: a label map has another size than the image.
@@ -86,7 +90,7 @@ def draw_panel(
         panel.paste(column, (left, top))
     panel.paste(legend, (0, top + size[1]))
     with atomic_path(path) as temporary:
-        panel.save(temporary, format="PNG")
+        panel.save(temporary, format="PNG", pnginfo=note)
 
 
 def _column_size(image: NDArray[np.uint8]) -> tuple[int, int]:
@@ -95,7 +99,8 @@ def _column_size(image: NDArray[np.uint8]) -> tuple[int, int]:
     factor: float = max(1, math.ceil(_COLUMN_WIDTH[0] / width))
     if width > _COLUMN_WIDTH[1]:
         factor = _COLUMN_WIDTH[1] / width
-    return round(width * factor), round(height * factor)
+    factor = min(factor, max(1, _COLUMN_HEIGHT / height))  # a thin upright strip
+    return max(round(width * factor), 1), max(round(height * factor), 1)
 
 
 def _legend_numbers(layers: Sequence[Layer]) -> dict[int, int]:

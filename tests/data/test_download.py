@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from maftp.data import space
-from maftp.data.catalog import Source
-from maftp.data.download import fetch
+from maftp.data.catalog import Source, load_catalog
+from maftp.data.download import fetch, record_path, verify
 from maftp.data.transfer import Patience
 from maftp.errors import DownloadError
 
@@ -209,15 +209,39 @@ def test_other_digests(server, tmp_path):
     assert path.read_bytes() == DATA
 
 
-def test_an_unknown_digest_is_recorded_and_then_enforced(server, tmp_path):
+def test_an_unknown_digest_is_recorded_and_then_enforced(server, tmp_path, caplog):
     unknown = source(f"{server.url}/plain", sha256=None)
-    fetch(unknown, tmp_path).unlink()
+    with caplog.at_level("INFO"):
+        fetch(unknown, tmp_path).unlink()
+    assert f"sha256 {SHA256} recorded in {tmp_path / 'data.bin.sha256'}" in caplog.text
     server.state["data"] = DATA[::-1]
-    with pytest.raises(DownloadError, match=f"expected {SHA256}"):
+    with pytest.raises(DownloadError, match=f"but {SHA256} at its first download") as caught:
         fetch(unknown, tmp_path)
+    assert f"delete {tmp_path / 'data.bin.sha256'} and download it again" in str(caught.value)
     assert leftovers(tmp_path) == ["data.bin.sha256"]
     server.state["data"] = DATA
     assert fetch(unknown, tmp_path).read_bytes() == DATA
+
+
+def test_a_damaged_record_of_a_digest(server, tmp_path):
+    unknown = source(f"{server.url}/plain", sha256=None)
+    fetch(unknown, tmp_path)
+    (tmp_path / "data.bin.sha256").write_bytes(b"\xff")
+    with pytest.raises(DownloadError, match=r"data\.bin\.sha256: no record of a digest"):
+        fetch(unknown, tmp_path)
+
+
+def test_every_http_source_without_a_published_digest_is_held_to_its_first_download(tmp_path):
+    catalog = load_catalog()
+    plain = [s for s in catalog.sources.values() if s.url and s.url.startswith("http://")]
+    unpublished = [s for s in plain if not s.digests]
+    assert unpublished
+    for entry in unpublished:
+        path = tmp_path / entry.file
+        path.write_bytes(DATA)
+        record_path(path).write_text(f"{'0' * 64}  {entry.file}\n")
+        with pytest.raises(DownloadError, match="at its first download"):
+            verify(entry, path)
 
 
 def test_files_on_disk(tmp_path):

@@ -1,7 +1,10 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
+from maftp.data import images
 from maftp.data.images import (
     encode_png,
     encode_tiff,
@@ -12,6 +15,8 @@ from maftp.data.images import (
     write_bytes,
 )
 from maftp.errors import DataError
+
+CASES = Path(__file__).parent / "cases" / "pictures"
 
 
 def test_labels_come_back_as_written(tmp_path):
@@ -84,3 +89,86 @@ def test_nothing_half_written_stays(tmp_path):
     with pytest.raises(OSError):
         write_bytes(tmp_path / "folder", b"cannot replace a folder")
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+@pytest.mark.parametrize("name", ["exif_negative_rational.jpg", "exif_text_for_rational.jpg"])
+def test_sound_pixels_with_metadata_that_cannot_be_written_back(name):
+    assert image_size(CASES / name) == (64, 48, True)
+    assert read_rgb(CASES / name, oriented=True).shape == (64, 48, 3)
+    upright = read_rgb(CASES / name, oriented=True)
+    stored = read_rgb(CASES / name, oriented=False)
+    assert np.array_equal(upright, np.rot90(stored, -1))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("form", ["jpeg", "png", "webp", "tiff"])
+def test_every_orientation_is_that_of_pillow(orientation, form, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    noise = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a", format=form, exif=exif)
+    with Image.open(tmp_path / "a") as image:
+        expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    assert np.array_equal(read_rgb(tmp_path / "a", oriented=True), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "bits"),
+    [
+        ("grey16.png", "values of 16 bits"),
+        ("grey12bit.png", "values of 12 bits"),
+        ("int32_0_255.tif", "values of 8 bits"),
+        ("float01.tif", "fractions from 0 to 1"),
+    ],
+)
+def test_deep_grey_is_scaled_by_its_range_and_said(name, bits, caplog):
+    images._said.clear()
+    rgb = read_rgb(CASES / name, oriented=True)
+    with Image.open(CASES / name) as image:
+        raw = np.asarray(image).astype(np.float64)
+    scale = {"16": 256, "12": 16, "8": 1}.get(bits.split()[2], 1 / 255)
+    assert np.abs(rgb[..., 0] - raw / scale).max() <= 1
+    assert len(np.unique(rgb)) > 200
+    assert f"{name}: grey of {bits}, scaled to 8 bits" in caplog.text
+    read_rgb(CASES / name, oriented=True)
+    assert caplog.text.count("scaled") == 1  # not once more for every image of a data set
+
+
+@pytest.mark.parametrize("bits", range(1, 17))
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
+def test_grey_of_any_depth_uses_all_of_8_bits(bits, dtype, tmp_path):
+    values = np.linspace(0, 2**bits - 1, 64).round().astype(dtype).reshape(8, 8)
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    rgb = read_rgb(tmp_path / "a.tif", oriented=True)
+    assert rgb.min() == 0
+    if (bits, dtype) == (1, np.float32):
+        assert rgb.max() == 255
+    else:  # an odd depth is taken for the next usual one
+        assert rgb.max() == (2**bits - 1 if bits <= 8 else 255 if bits % 2 == 0 else 127)
+
+
+@pytest.mark.parametrize("value", [-1.0, np.nan, np.inf, 2.0**40])
+def test_values_that_are_no_brightness(value, tmp_path):
+    Image.fromarray(np.full((2, 2), value, np.float32)).save(tmp_path / "a.tif")
+    with pytest.raises(DataError, match=r"a\.tif: grey values"):
+        read_rgb(tmp_path / "a.tif", oriented=True)
+
+
+@pytest.mark.parametrize("name", ["damaged.avif", "bomb.gif"])
+def test_errors_of_any_decoder_name_the_file(name):
+    for read in (read_label, image_size, read_comment, lambda p: read_rgb(p, oriented=True)):
+        if (name, read) == ("damaged.avif", image_size):
+            continue  # its header is sound
+        with pytest.raises(DataError, match=name):
+            read(CASES / name)
+
+
+def test_a_folder_in_the_place_of_an_image(tmp_path):
+    with pytest.raises(DataError, match=r"cannot be read \(Is a directory\)"):
+        read_rgb(tmp_path, oriented=True)
+
+
+def test_eps_is_no_picture(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.jpg", format="EPS")
+    with pytest.raises(DataError, match=r"a\.jpg: damaged or cut short \(not recognised"):
+        read_rgb(tmp_path / "a.jpg", oriented=True)

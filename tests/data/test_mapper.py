@@ -11,9 +11,6 @@ from maftp.data.mapper import (
     TestMapper,
     crop_square,
     jittered_size,
-    resize_image,
-    resize_label,
-    resized_size,
 )
 from maftp.errors import DataError
 
@@ -48,31 +45,6 @@ def record(tmp_path):
 
 def rng():
     return np.random.default_rng(0)
-
-
-@pytest.mark.parametrize(
-    ("size", "resized"),
-    [((480, 640), (800, 1067)), ((427, 640), (800, 1199)), ((300, 1000), (400, 1333))],
-)
-def test_published_sizes(size, resized):
-    assert resized_size(*size, short_side=800, max_side=1333) == resized
-
-
-def test_labels_follow_torchs_nearest_rule_for_doubles():
-    generator = np.random.default_rng(0)
-    for _ in range(30):
-        height, width, new_height, new_width = generator.integers(5, 900, 4).tolist()
-        label = generator.integers(0, 256, (height, width), dtype=np.uint8)
-        doubles = torch.from_numpy(label.astype(np.float64))[None, None]
-        size = (new_height, new_width)
-        expected = torch.nn.functional.interpolate(doubles, size=size, mode="nearest")[0, 0]
-        assert torch.equal(resize_label(label, *size).double(), expected)
-
-
-def test_labels_of_16_bits():
-    assert resize_label(np.array([[256, 65535]], np.uint16), 1, 4).tolist() == [
-        [256] * 2 + [65535] * 2
-    ]
 
 
 def test_semantic_sample(record):
@@ -223,11 +195,6 @@ def test_evaluation_turns_images_by_exif_and_makes_grey_ones_rgb(record, tmp_pat
     item = TestMapper(short_side=40, max_side=200)(record | {"file_name": str(path)})
     assert item["image"].shape == (3, 60, 40) and (item["height"], item["width"]) == (60, 40)
     assert torch.equal(item["image"][0], item["image"][2])
-
-
-def test_an_image_of_the_right_size_is_not_resampled():
-    image = np.zeros((4, 5, 3), np.uint8)
-    assert resize_image(image, 4, 5) is image
 
 
 def test_from_params():

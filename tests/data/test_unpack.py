@@ -1,8 +1,11 @@
+import gzip
 import io
 import json
+import os
 import stat
 import tarfile
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +15,8 @@ from maftp.data.layout import archives_dir
 from maftp.data.unpack import unpack, unpack_source
 from maftp.errors import DataError, DownloadError
 
+CASES = Path(__file__).parent / "cases" / "archives"
+
 
 def write_zip(path, members):
     with zipfile.ZipFile(path, "w") as file:
@@ -20,8 +25,8 @@ def write_zip(path, members):
     return path
 
 
-def write_tar(path, members, mode="w"):
-    with tarfile.open(path, mode) as file:
+def write_tar(path, members, mode="w", **options):
+    with tarfile.open(path, mode, **options) as file:
         for member in members:
             if isinstance(member, tuple):
                 info = tarfile.TarInfo(member[0])
@@ -94,9 +99,11 @@ def test_names_that_lead_out(name, tmp_path):
 @pytest.mark.parametrize(
     ("member", "message"),
     [
-        (special("a/link", tarfile.SYMTYPE, "../../etc"), "links to"),
-        (special("link", tarfile.SYMTYPE, "/etc/passwd"), "links to"),
-        (special("link", tarfile.LNKTYPE, "../out"), "links to"),
+        (special("a/link", tarfile.SYMTYPE, "../../etc"), "is a link to"),
+        (special("link", tarfile.SYMTYPE, "/etc/passwd"), "is a link to"),
+        (special("link", tarfile.SYMTYPE, "inside"), "is a link to"),
+        (special("link", tarfile.LNKTYPE, "../out"), "is a link to"),
+        (special("link", tarfile.LNKTYPE, "inside"), "is a link to"),
         (special("null", tarfile.CHRTYPE), "is a device or a pipe"),
         (special("disk", tarfile.BLKTYPE), "is a device or a pipe"),
         (special("pipe", tarfile.FIFOTYPE), "is a device or a pipe"),
@@ -109,10 +116,71 @@ def test_links_out_and_devices(member, message, tmp_path):
     assert list((tmp_path / "target").iterdir()) == []
 
 
-def test_a_link_that_stays_inside(tmp_path):
-    members = [("a/x.txt", b"x"), special("b/link.txt", tarfile.SYMTYPE, "../a/x.txt")]
-    unpack(write_tar(tmp_path / "a.tar", members), tmp_path / "target")
-    assert (tmp_path / "target/b/link.txt").read_bytes() == b"x"
+def test_a_hard_link_to_a_link_that_leads_out(tmp_path):
+    path = CASES / "hard_link_to_symlink.tar"
+    with pytest.raises(DataError, match=r"hard_link_to_symlink\.tar: member .* is a link"):
+        unpack(path, tmp_path / "target")
+    assert list((tmp_path / "target").iterdir()) == []
+
+
+def deep_links(depth, length, last):
+    """Build what CVE-2025-4517 describes: links to nested folders, one up, a file through it."""
+    folder = "d" * length
+    members, path = [], ""
+    for letter in "abcdefghijklmnop"[:depth]:
+        members.append(special(os.path.join(path, folder), tarfile.DIRTYPE))
+        members.append(special(os.path.join(path, letter), tarfile.SYMTYPE, folder))
+        path = os.path.join(path, folder)
+    far = os.path.join("/".join("abcdefghijklmnop"[:depth]), "l" * 254)
+    members.append(special(far, tarfile.SYMTYPE, "../" * depth))
+    members.append(special("escape", tarfile.SYMTYPE, far + "/../.."))
+    name = {"link": "escape/new.txt", "hard": "hard"}[last]
+    if last == "hard":
+        members.append(special("hard", tarfile.LNKTYPE, "escape/old.txt"))
+    return [*members, (name, b"owned")]
+
+
+@pytest.mark.parametrize("depth", [1, 2, 8, 16])
+@pytest.mark.parametrize("length", [3, 247])
+@pytest.mark.parametrize("last", ["link", "hard"])
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz"])
+def test_nothing_leaves_through_links_deeper_than_paths_may_be(depth, length, last, mode, tmp_path):
+    path = write_tar(tmp_path / "a.tar", deep_links(depth, length, last), mode)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/old.txt").write_bytes(b"mine")
+    before = files(tmp_path)
+    with pytest.raises(DataError, match="is a link to .*; do not use this archive"):
+        unpack(path, tmp_path / "in" / "target")
+    assert list((tmp_path / "in/target").iterdir()) == []
+    assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize("names", [
+    ["n" * 300], ["/".join(["n" * 250] * 17)], ["a", "a/b"], ["a/b", "a"],
+])  # fmt: skip
+def test_names_that_no_file_can_have(names, tmp_path):
+    members = [(name, b"x") for name in names]
+    for path in (
+        write_tar(tmp_path / "a.tar", members, format=tarfile.PAX_FORMAT),
+        write_zip(tmp_path / "a.zip", members),
+    ):
+        with pytest.raises(DataError, match=rf"{path.name}: member .*name.*do not use"):
+            unpack(path, tmp_path / "target")
+        assert list((tmp_path / "target").iterdir()) == []
+
+
+def test_a_zero_in_a_name(tmp_path):
+    member = tarfile.TarInfo("fine.txt")
+    member.pax_headers = {"path": "a\0b"}
+    path = write_tar(tmp_path / "a.tar", [member], format=tarfile.PAX_FORMAT)
+    with pytest.raises(DataError, match="a name that no file can have"):
+        unpack(path, tmp_path / "target")
+
+
+def test_a_tar_that_ends_with_a_zip_is_a_tar(tmp_path):
+    inner = write_zip(tmp_path / "inner.zip", [("x.txt", b"x")]).read_bytes()
+    unpack(write_tar(tmp_path / "a.tar", [("inner.zip", inner)]), tmp_path / "target")
+    assert files(tmp_path / "target") == {"inner.zip": inner}
 
 
 def test_links_in_a_zip(tmp_path):
@@ -133,6 +201,19 @@ def test_archives_cut_short(mode, tmp_path):
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 3])
     with pytest.raises(DownloadError, match="archive: damaged or cut short .*download it again"):
+        unpack(path, tmp_path / "target")
+    assert list((tmp_path / "target").iterdir()) == []
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+@pytest.mark.parametrize("what", ["header", "end"])
+def test_a_tar_that_ends_early_is_not_taken_for_whole(what, mode, tmp_path):
+    plain = tmp_path / "plain.tar"
+    data = write_tar(plain, [("a.bin", b"a"), ("b.bin", b"b")]).read_bytes()
+    data = data[:1024] + b"\1" * 512 + data[1536:] if what == "header" else data[:2048]
+    path = tmp_path / "a.tar"
+    path.write_bytes(gzip.compress(data) if mode == "w:gz" else data)
+    with pytest.raises(DownloadError, match=r"a\.tar: damaged or cut short \(no member and no end"):
         unpack(path, tmp_path / "target")
     assert list((tmp_path / "target").iterdir()) == []
 

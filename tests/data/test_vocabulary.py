@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from maftp.data.vocabulary import class_color, read_vocabulary, seen_categories, split_synonyms
@@ -23,6 +25,8 @@ PUBLISHED = {
     ),
     "lvis_1203": (1203, 1825, "7108477b1bdfca7c95d17f7b9e992250be9a6bd6dc704fcb4592484ac626dffd"),
 }
+
+CASES = Path(__file__).parent / "cases" / "words"
 
 
 def write(tmp_path, text):
@@ -119,3 +123,8 @@ def test_colours_differ():
         for pair in zip(colors, colors[1:], strict=False)
     ]
     assert min(near) > 60
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_index():
+    vocabulary = read_vocabulary(CASES / "bom_bench.txt")
+    assert vocabulary.names == ["sky", "red car"]

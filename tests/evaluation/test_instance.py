@@ -96,3 +96,26 @@ def test_wrong_ground_truth_is_named(tmp_path: Path):
     path.write_text("[")
     with pytest.raises(DataError, match=r"a\.json: no COCO instance JSON"):
         InstanceTruth.read(path)
+
+
+@pytest.mark.parametrize("size", [(80, 40), (40, 79), (1, 1)])
+def test_masks_of_another_size_are_refused(size: tuple[int, int], tmp_path: Path):
+    path = write_truth(tmp_path / "a.json", [(7, square(0))])
+    evaluator = InstanceEvaluator(truth=InstanceTruth.read(path), image_ids=["a"])
+    found = Instances(size)
+    found.pred_classes, found.scores = torch.tensor([7]), torch.tensor([0.9])
+    found.pred_masks = torch.ones(1, *size)
+    with pytest.raises(DataError, match=f"image a: predicted masks have {size[1]} x {size[0]} "):
+        evaluator.process([{"image_id": "a"}], [{"instances": found}])
+    with pytest.raises(DataError, match="image b: not in the instance JSON"):
+        evaluator.process([{"image_id": "b"}], [{"instances": found}])
+
+
+@pytest.mark.parametrize("counts", ["0", "oooooooo", "S1"])
+def test_a_damaged_mask_is_named(counts: str, tmp_path: Path):
+    path = write_truth(tmp_path / "a.json", [(7, square(0))])
+    content = json.loads(path.read_text())
+    content["annotations"][0]["segmentation"]["counts"] = counts
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"a\.json: .*mask"):
+        InstanceTruth.read(path)

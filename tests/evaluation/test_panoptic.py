@@ -233,3 +233,23 @@ def test_real_photographs_with_the_label_map_shifted(columns: int):
         records = {record["id"]: record for record in scores.per_class()}
         assert [records[1][key] for key in ("TP", "FP", "FN")] == [23, 3, 3]
         assert [records[19][key] for key in ("TP", "FP", "FN")] == [10, 1, 1]
+
+
+@pytest.mark.parametrize("area", [1, 99, 0])
+def test_an_area_below_the_pixels_is_refused(area: int):
+    # 100 pixels over a union of 1 would be 10,000 %
+    ids = np.full((10, 10), 5)
+    quality = PanopticQuality(categories={0: {"id": 0, "name": "a", "isthing": 1}})
+    truth = [{"id": 5, "category_id": 0, "area": area, "iscrowd": 0}]
+    with pytest.raises(DataError, match=f"segment 5 has 100 pixels, but states an area of {area}"):
+        quality.update(ids, [{"id": 5, "category_id": 0}], ids, truth, image_id="x")
+
+
+def test_an_area_larger_than_the_image_is_refused(tmp_path: Path):
+    panoptic_json = write_truth(tmp_path)
+    content = json.loads(panoptic_json.read_text())
+    content["annotations"][0]["segments_info"][0]["area"] = 10**6
+    panoptic_json.write_text(json.dumps(content))
+    truth = PanopticTruth.read(panoptic_json, tmp_path / "png")
+    with pytest.raises(DataError, match=r"states an area of 1000000, but .*a\.png has 2 pixels"):
+        truth.ids("a")

@@ -16,7 +16,7 @@ from maftp.config import Params
 from maftp.data.catalog import Catalog
 from maftp.data.images import read_label
 from maftp.data.mapper import TestMapper
-from maftp.errors import CheckpointError, DataError
+from maftp.errors import CheckpointError, DataError, MaftpError
 from maftp.evaluation.control import shuffled_order
 from maftp.evaluation.runner import evaluate, load_evaluated, set_classes
 from maftp.evaluation.subject import load_subject
@@ -157,6 +157,21 @@ def test_wrong_weights_leave_nothing_behind(run: Run, weights, tmp_path: Path):
     with pytest.raises(CheckpointError, match=r"fcclip\.safetensors"):
         run("A-150", weights=weights("fcclip"))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_of_the_user_is_not_replaced_by_pictures(run: Run, tmp_path: Path):
+    mine = tmp_path / "run" / "A-150" / "holiday.png"
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"mine")
+    with pytest.raises(MaftpError, match=r"A-150: holds holiday\.png, which was not written here"):
+        run("A-150")
+    assert mine.read_bytes() == b"mine"
+
+
+def test_a_result_that_cannot_be_written_is_found_before_the_work(run: Run, tmp_path: Path):
+    (tmp_path / "run" / "A-150.json").mkdir(parents=True)
+    with pytest.raises(MaftpError, match=r"A-150\.json: is a folder"):
+        run("A-150", weights=tmp_path / "none")
 
 
 def test_a_damaged_image_is_named_and_leaves_nothing_behind(run: Run, root: Path, tmp_path: Path):

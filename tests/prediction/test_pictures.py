@@ -1,9 +1,20 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from maftp.errors import DataError
-from maftp.prediction.pictures import count_pictures, find_sources, read_picture, read_pictures
+from maftp.prediction.pictures import (
+    CutShortError,
+    count_pictures,
+    decode_picture,
+    find_sources,
+    read_picture,
+    read_pictures,
+)
+
+CASES = Path(__file__).resolve().parents[1] / "data" / "cases" / "pictures"
 
 
 def test_a_folder_gives_all_pictures_below_under_different_names(folder):
@@ -50,7 +61,7 @@ def test_rotation_transparency_and_sixteen_bits(tmp_path):
     ("name", "content", "sentence"),
     [
         ("notes.txt", b"words", "not an image"),
-        ("cut.png", None, "damaged image"),
+        ("cut.png", None, "damaged or cut short"),
         ("fake.mp4", b"words", "not a video"),
     ],
 )
@@ -69,6 +80,44 @@ def test_missing_and_empty(tmp_path):
         find_sources([str(tmp_path / "none.png")])
     with pytest.raises(DataError, match="no picture and no video"):
         find_sources([str(tmp_path / "empty")])
+
+
+def test_a_video_cut_short_gives_its_frames_and_then_says_so():
+    (source,) = find_sources([str(CASES / "cut.avi")])
+    frames = []
+    with pytest.raises(CutShortError, match=r"cut\.avi: 5 of 8 frames could be read"):
+        for frame in read_pictures(source, every=1):
+            frames.append(frame.frame)
+    assert frames == [0, 1, 2, 3, 4]
+
+
+def test_an_animation_says_that_only_its_first_image_is_taken(caplog):
+    assert read_picture(CASES / "anim.gif").shape == (48, 64, 3)
+    assert "anim.gif: holds 4 images; only the first is taken" in caplog.text
+
+
+@pytest.mark.parametrize("ending", ["avif", "jfif", "jpe", "jp2", "pgm", "apng", "tga", "qoi"])
+def test_a_folder_gives_what_can_be_opened_by_name(ending, tmp_path, pixels):
+    form = {"jfif": "JPEG", "jpe": "JPEG", "jp2": "JPEG2000", "pgm": "PPM", "apng": "PNG"}
+    mode = "L" if ending == "pgm" else "RGB"
+    path = tmp_path / f"a.{ending}"
+    Image.fromarray(pixels).convert(mode).save(path, format=form.get(ending, ending.upper()))
+    (source,) = find_sources([str(tmp_path)])
+    assert np.array_equal(read_picture(source.path), read_picture(path))
+
+
+def test_pictures_that_cannot_be_read_are_named(tmp_path):
+    (tmp_path / "photo.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(20))
+    (tmp_path / "renamed.jpg").write_bytes(b"\0\0\0\x18ftypheic" + bytes(20))
+    assert len(find_sources([str(tmp_path)])) == 2
+    for name in ("photo.HEIC", "renamed.jpg"):
+        with pytest.raises(DataError, match=rf"{name}: HEIC pictures cannot be read here"):
+            read_picture(tmp_path / name)
+
+
+def test_one_limit_of_pixels_before_decoding():
+    with pytest.raises(DataError, match=r"thin.*: 1280 x 2 pixels, at most 0 million are taken"):
+        decode_picture(CASES / "thin_2x1280.png", name="thin", max_pixels=2000)
 
 
 def test_too_many_pixels(tmp_path, monkeypatch):

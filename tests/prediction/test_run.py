@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,15 +9,16 @@ from pycocotools import mask as coco_mask
 
 import maftp
 from maftp.cli import main
-from maftp.errors import DataError
+from maftp.errors import DataError, MaftpError
 from maftp.prediction import run
 from maftp.prediction.model import load
-from maftp.prediction.pictures import find_sources
-from maftp.prediction.run import Predictor, predict, save_labels
+from maftp.prediction.pictures import Picture, find_sources
+from maftp.prediction.run import Predictor, predict, save_labels, write_result
 
 NAMES = ["sky", "building, edifice", "red car"]
 WORDS = "; ".join(NAMES)
 SAMPLES = Path(__file__).resolve().parents[2].parent / "shared" / "samples"
+CASES = Path(__file__).resolve().parents[1] / "data" / "cases" / "pictures"
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +95,80 @@ def test_a_named_picture_that_is_damaged_stops(loaded, folder, tmp_path):
     sources = find_sources([str(folder / "damaged.png")])
     with pytest.raises(DataError, match="not an image"):
         predict(sources, Predictor(loaded, NAMES), tmp_path / "out")
+
+
+@pytest.mark.parametrize("panoptic", [False, True])
+@pytest.mark.parametrize("size", [(1, 1), (2, 1280), (1280, 2), (1, 700)])
+def test_the_smallest_and_thinnest_pictures(size, panoptic, loaded, tmp_path):
+    Image.fromarray(np.full((*size, 3), 90, np.uint8)).save(tmp_path / "thin.png")
+    sources = find_sources([str(tmp_path / "thin.png")])
+    predict(sources, Predictor(loaded, NAMES, panoptic=panoptic), tmp_path / "out")
+    record, labels = read(tmp_path / "out", "thin")
+    check_segments(record, labels)
+
+
+def test_a_second_run_does_not_segment_its_own_results(loaded, folder, caplog):
+    caplog.set_level("INFO")
+    predictor = Predictor(loaded, NAMES, panoptic=True)
+    out = folder / "predictions"
+    for _ in range(2):
+        written = predict(find_sources([str(folder)]), predictor, out, every=2)
+        assert sorted(path.name for path in out.glob("*.json")) == ["one.json", "one_2.json"]
+        assert len(written) == 5
+    assert "15 pictures left out, they are results of earlier predictions" in caplog.text
+    (out / "one.json").unlink()  # as after an interruption: the JSON is written last
+    assert len(find_sources([str(folder)])) == 3
+    assert len(find_sources([str(folder / "**" / "*.png")])) == 1
+    assert len(find_sources([str(out / "one.overlay.png")])) == 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["one.json", "one.labels.png", "one.overlay.png", "one.segments.png", "clip/000004.json"],
+)
+@pytest.mark.parametrize("content", [b"{}", b"[1]", b"mine", b""])
+def test_nothing_that_a_user_brought_is_overwritten(name, content, loaded, folder):
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_bytes(content)
+    sources = find_sources([str(folder / "one.png"), str(folder / "clip.mp4")])
+    with pytest.raises(DataError, match=rf"{name}: is no result .* choose another folder"):
+        predict(sources, Predictor(loaded, NAMES), folder)
+    assert (folder / name).read_bytes() == content
+
+
+def test_what_cannot_be_written_is_found_before_the_model_is_loaded(folder, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        arguments = [str(folder), "--weights", "none", "--out", str(out), "--vocabulary", "sky"]
+        assert main(["predict", *arguments]) == 1
+        assert f"maftp predict: {out}: " in (said := capsys.readouterr().err)
+        assert "choose another path" in said and "Traceback" not in said
+    for out in (tmp_path, tmp_path / "file" / "m.onnx"):
+        assert main(["export", "--weights", "none", "--out", str(out)]) == 1
+        assert "choose another path" in capsys.readouterr().err
+
+
+def test_strict_makes_an_error_of_what_was_left_out(loaded, tmp_path, caplog):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    (pictures / "cut.avi").write_bytes((CASES / "cut.avi").read_bytes())
+    predictor = Predictor(loaded, NAMES)
+    for inputs in (pictures, pictures / "cut.avi"):
+        written = predict(find_sources([str(inputs)]), predictor, tmp_path / "out")
+        assert len(written) == 5
+        assert "cut.avi: 5 of 8 frames could be read" in caplog.text
+        with pytest.raises(DataError, match=r"cut\.avi: 5 of 8 frames .*--strict"):
+            predict(find_sources([str(inputs)]), predictor, tmp_path / "out", strict=True)
+
+
+def test_a_score_that_is_no_number_is_not_written(loaded, pixels, tmp_path):
+    predictor = Predictor(loaded, NAMES)
+    found = predictor(pixels)
+    wrong = replace(found, regions=[replace(found.regions[0], score=float("nan"))])
+    picture = Picture("one", tmp_path / "one.png", pixels)
+    with pytest.raises(MaftpError, match=r"one\.png: the model's scores are not finite numbers"):
+        write_result(picture, wrong, predictor, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_label_maps_hold_many_classes(tmp_path):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from maftp.data.annotations import check_segments, read_instance_json, read_panoptic_json
 from maftp.data.convert.ade20k import (
     IGNORE,
     instance_annotations,
@@ -22,13 +23,13 @@ from maftp.data.convert.driver import (
     Result,
     Task,
     fit,
+    fit_size,
     prepare_folder,
     run_tasks,
     sha256_of,
 )
 from maftp.data.images import (
     encode_png,
-    image_size,
     read_comment,
     read_label,
     segment_colors,
@@ -40,6 +41,9 @@ from maftp.data.vocabulary import Vocabulary
 from maftp.errors import DataError
 from maftp.files import atomic_path
 
+KnownInstances = tuple[list[dict[str, Any]], tuple[int, int]]
+"""Annotations of an image, and the width and height of their masks."""
+
 
 def convert_panoptic(conversion: Conversion) -> Outcome:
     """Write the panoptic PNGs and the JSON of a split.
@@ -47,7 +51,7 @@ def convert_panoptic(conversion: Conversion) -> Outcome:
     Raises:
         DataError: images and maps do not pair up, or a file is damaged or not as described.
     """
-    known = _known_annotations(conversion.annotations, "segments_info")
+    known = _known_segments(conversion.annotations)
     tasks = _tasks(conversion, conversion.panoptic, known)
     step = PanopticStep(len(conversion.vocabulary))
     results = run_tasks(step, tasks, workers=conversion.workers, description=conversion.name)
@@ -77,7 +81,7 @@ def convert_instance(conversion: Conversion) -> Outcome:
         DataError: images and maps do not pair up, or a file is damaged or not as described.
     """
     classes = len(conversion.vocabulary)
-    known = _known_annotations(conversion.annotations, None)
+    known = _known_instances(conversion.annotations)
     tasks = _tasks(conversion, None, known)
     results = run_tasks(
         InstanceStep(classes), tasks, workers=conversion.workers, description=conversion.name
@@ -111,7 +115,7 @@ class PanopticStep:
         instances, known = task.records
         if task.label.exists():
             try:
-                segments = known or json.loads(read_comment(task.label) or "null")
+                segments = _listed(task.label) if known is None else known
                 if segments is not None:
                     ids = segment_ids(read_label(task.label, modes=("RGB",)))
                     return self._result(task, ids, segments, sha256_of(task.label), remade=False)
@@ -160,9 +164,8 @@ class InstanceStep:
             width, height, fits = fit(numbered, task.image, instances)
             found = instance_annotations(numbered, classes=self.classes, path=instances)
         else:
-            width, height, sideways = image_size(task.image)
-            width, height = (height, width) if sideways else (width, height)
-            found, fits = known, True
+            found, size = known
+            width, height, fits = fit_size(size, task.image, instances)
         pixels: dict[int, int] = {}
         for annotation in found:
             category = annotation["category_id"]
@@ -190,7 +193,7 @@ def count_segments(
 
 
 def _tasks(
-    conversion: Conversion, labels: Path | None, known: dict[str, list[dict[str, Any]]] | None
+    conversion: Conversion, labels: Path | None, known: Mapping[str, Any] | None
 ) -> list[Task]:
     """Return a task per image; its records: instance PNG, and its segments where known."""
     stems = list_stems(conversion.images, ".jpg")
@@ -215,24 +218,34 @@ def _tasks(
     ]
 
 
-def _known_annotations(path: Path, key: str | None) -> dict[str, list[dict[str, Any]]] | None:
-    """Return what an annotation file says by image stem, or None when there is no such file."""
+def _known_segments(path: Path) -> dict[str, list[dict[str, Any]]] | None:
+    """Return the segments of a panoptic JSON by image stem, or None when there is no such file."""
     if not path.exists():
         return None
+    annotations = read_panoptic_json(path).annotations
+    return {stem: entry["segments_info"] for stem, entry in annotations.items()}
+
+
+def _known_instances(path: Path) -> dict[str, KnownInstances] | None:
+    """Return the instances of a JSON by image stem, or None when there is no such file."""
+    if not path.exists():
+        return None
+    found = read_instance_json(path)
+    return {
+        stem: (found.annotations[stem], (image["width"], image["height"]))
+        for stem, image in found.images.items()
+    }
+
+
+def _listed(path: Path) -> list[dict[str, Any]] | None:
+    """Return the segments in the comment of a panoptic PNG, or None when it has none."""
+    comment = read_comment(path)
+    if comment is None:
+        return None
     try:
-        content = json.loads(path.read_bytes())
-        found: dict[str, list[dict[str, Any]]] = {
-            Path(image["file_name"]).stem: [] for image in content["images"]
-        }
-        for annotation in content["annotations"]:
-            entries = annotation[key] if key else [annotation]
-            found[Path(str(annotation["image_id"])).stem].extend(entries)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path}: no such annotations as expected ({type(error).__name__}: {error}); delete it"
-            " and convert again"
-        ) from None
-    return found
+        return check_segments(json.loads(comment), path)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: its comment lists no segments ({error}); delete it") from None
 
 
 def _categories(vocabulary: Vocabulary, ids: Sequence[int]) -> list[dict[str, Any]]:
@@ -255,7 +268,9 @@ def _write_annotations(
     categories: Sequence[dict[str, Any]],
 ) -> None:
     images = [
-        {"id": r.stem, "file_name": f"{r.stem}.jpg", "width": r.width, "height": r.height}
+        {"id": r.stem, "file_name": f"{r.stem}.jpg"}
+        # masks are stored as the label is, which EXIF may turn away from the upright image
+        | dict(zip(("width", "height"), (r.width, r.height)[:: 1 if r.fits else -1], strict=True))
         for r in results
     ]
     content = {"images": images, "annotations": annotations, "categories": categories}

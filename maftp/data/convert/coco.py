@@ -6,16 +6,16 @@ the id in the vocabulary, whose row index is the category id.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from maftp.data.annotations import read_panoptic_json
 from maftp.data.convert.driver import (
     Conversion,
     Made,
@@ -103,37 +103,6 @@ def _make_stuff(task: Task, *, table: np.ndarray) -> Made:
     return stuff_classes(read_label(task.raw, modes=("L", "P")), table, task.raw)
 
 
-@dataclass(frozen=True, slots=True)
-class PanopticFile:
-    """A panoptic JSON: categories in the order of their ids, annotations by image stem."""
-
-    categories: list[dict[str, Any]]
-    annotations: dict[str, dict[str, Any]]
-
-
-def read_panoptic_json(path: Path) -> PanopticFile:
-    """Read a panoptic JSON in COCO's format.
-
-    Raises:
-        DataError: the file is missing, no JSON, or lacks a field.
-    """
-    try:
-        content = json.loads(path.read_bytes())
-        categories = sorted(content["categories"], key=lambda category: category["id"])
-        annotations = {Path(entry["file_name"]).stem: entry for entry in content["annotations"]}
-        for entry in annotations.values():
-            for segment in entry["segments_info"]:
-                _ = segment["id"], segment["category_id"], segment["iscrowd"]
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; obtain and unpack its archive first") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path}: not a panoptic annotation file ({type(error).__name__}: {error}); delete it"
-            " and unpack its archive again"
-        ) from None
-    return PanopticFile(categories, annotations)
-
-
 def check_categories(
     categories: Sequence[dict[str, Any]], vocabulary: Vocabulary, path: Path
 ) -> None:
@@ -165,10 +134,16 @@ def panoptic_to_semantic(
         path: file of `ids`, for errors.
 
     Raises:
-        DataError: ids in the map and in the list differ, or a category is unknown.
+        DataError: ids in the map and in the list differ, an id is listed twice or is void's, or
+            a category is unknown.
     """
     classes = {0: IGNORE}
     for segment in segments:
+        if segment["id"] in classes:
+            raise DataError(
+                f"{path}: segment id {segment['id']} is listed twice, or void's; unpack both from"
+                " one archive again"
+            )
         if segment["category_id"] not in ranks:
             raise DataError(
                 f"{path}: segment {segment['id']} has the unknown category"
@@ -204,10 +179,20 @@ def convert_panoptic(conversion: Conversion) -> Outcome:
     )
     ranks = {category["id"]: rank for rank, category in enumerate(found.categories)}
     outcome = semantic_outcome(conversion, tasks, partial(_make_semantic, ranks=ranks), IGNORE)
+    odd = sum(result.odd for result in outcome.results)
+    if odd:
+        logger.warning(
+            "%s: %d segments have other areas in %s than in the PNGs; panoptic quality goes by the"
+            " former, and is not computed where they are too small",
+            conversion.name, odd, conversion.annotations,
+        )  # fmt: skip
     return replace(outcome, categories=found.categories)
 
 
 def _make_semantic(task: Task, *, ranks: dict[int, int]) -> Made:
     assert task.raw is not None
     ids = segment_ids(read_label(task.raw, modes=("RGB",)))
-    return panoptic_to_semantic(ids, task.records, ranks, task.raw), 0
+    label = panoptic_to_semantic(ids, task.records, ranks, task.raw)
+    values, counts = np.unique(ids, return_counts=True)
+    pixels = dict(zip(values.tolist(), counts.tolist(), strict=True))
+    return label, sum(segment["area"] != pixels[segment["id"]] for segment in task.records)

@@ -184,9 +184,13 @@ def fit(label: np.ndarray, image: Path, path: Path) -> tuple[int, int, bool]:
     Raises:
         DataError: the label has another size than the image, upright or as stored.
     """
+    return fit_size((label.shape[1], label.shape[0]), image, path)
+
+
+def fit_size(found: tuple[int, int], image: Path, path: Path) -> tuple[int, int, bool]:
+    """Do what `fit` does for a label of `found` (width, height) pixels."""
     width, height, sideways = image_size(image)
     upright = (height, width) if sideways else (width, height)
-    found = (label.shape[1], label.shape[0])
     if found not in (upright, (width, height)):
         raise DataError(
             f"{path}: label of {found[0]} x {found[1]} pixels, but its image {image} has"

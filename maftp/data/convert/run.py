@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import shutil
 from collections.abc import Callable
@@ -28,7 +27,7 @@ from maftp.data.convert import (
 from maftp.data.convert.driver import Conversion, Outcome, Result
 from maftp.data.index import ImageRow, write_index
 from maftp.data.inventory import is_broken, note_repair
-from maftp.data.layout import index_path, manifest_path, stamp_path, vocabulary_path
+from maftp.data.layout import index_path, manifest_path, read_note, stamp_path, vocabulary_path
 from maftp.data.pairing import list_stems, pair
 from maftp.data.space import full_disk_named
 from maftp.data.vocabulary import Vocabulary, read_vocabulary
@@ -122,8 +121,10 @@ def _remove_other_version(name: str, dataset: Dataset, root: Path) -> None:
     now: dict[str, Any] = {"": converter.version}
     for source in dataset.sources:
         stamp = stamp_path(root, source)
-        now[source] = json.loads(stamp.read_bytes())["sha256"] if stamp.exists() else None
-    before = json.loads(note.read_bytes()) if note.exists() else {}
+        mend = f"delete it and run 'maftp unpack {source}' again"
+        known = read_note(stamp, "sha256", mend=mend) if stamp.exists() else {"sha256": None}
+        now[source] = known["sha256"]
+    before = read_note(note, mend="delete it and convert again") if note.exists() else {}
     changed = [key for key, value in now.items() if value and before.get(key, value) != value]
     if changed:
         logger.info(

@@ -6,13 +6,17 @@ import shutil
 
 import numpy as np
 import pytest
+from detectron2.data import DatasetCatalog
 from PIL import Image
 
-from maftp.data.catalog import load_catalog
+from maftp.data.annotations import read_instance_json
+from maftp.data.catalog import load_catalog, register
 from maftp.data.convert.run import CONVERTERS, convert
 from maftp.data.download import fetch
-from maftp.data.layout import archives_dir, manifest_path
+from maftp.data.images import encode_png
+from maftp.data.layout import archives_dir, manifest_path, stamp_path
 from maftp.data.unpack import unpack_source
+from maftp.data.verify import verify_dataset
 from maftp.errors import DataError
 
 DATASETS = sorted(load_catalog().datasets)
@@ -243,3 +247,131 @@ def test_a_dataset_without_its_sources_says_what_to_do(overlay, tmp_path):
         DataError, match="dataset 'nonsense' is not in the catalog; known: coco_stuff"
     ):
         convert("nonsense", catalog, tmp_path, workers=1)
+
+
+def turn(image):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(image) as picture:
+        picture.convert("RGB").save(image, exif=exif)
+
+
+CHALLENGE = "ade/ADEChallengeData2016"
+
+
+def test_an_image_without_segments_is_known_from_the_json_alone(overlay, tmp_path):
+    root = tmp_path / "root"
+    catalog = prepared(overlay, root, "ade20k_panoptic")
+    for folder, shape in (("annotations", (10, 14)), ("annotations_instance", (10, 14, 3))):
+        raw = root / CHALLENGE / folder / "validation/ADE_val_00000001.png"
+        Image.fromarray(np.zeros(shape, np.uint8)).save(raw)
+    convert("ade20k_panoptic", catalog, root, workers=1)
+    split = catalog.dataset("ade20k_panoptic").splits["val"]
+    content = json.loads((root / split.annotations).read_text())
+    assert content["annotations"][0]["segments_info"] == []
+    png = root / split.panoptic / "ADE_val_00000001.png"
+    Image.open(png).save(png)  # as the public PNGs: without a comment
+    shutil.rmtree(root / CHALLENGE / "annotations")
+    shutil.rmtree(root / CHALLENGE / "annotations_instance")
+    convert("ade20k_panoptic", catalog, root, workers=1)
+    assert json.loads((root / split.annotations).read_text()) == content
+
+
+@pytest.mark.parametrize("comment", ["{}", "[", "[{}]", '[{"id": 0}]', "[" * 9000])
+def test_segments_in_a_comment_are_checked(comment, overlay, tmp_path):
+    root = tmp_path / "root"
+    catalog = prepared(overlay, root, "ade20k_panoptic")
+    convert("ade20k_panoptic", catalog, root, workers=1)
+    before = tree(root)
+    split = catalog.dataset("ade20k_panoptic").splits["val"]
+    (root / split.annotations).unlink()
+    png = root / split.panoptic / "ADE_val_00000001.png"
+    png.write_bytes(encode_png(read(png), comment=comment))
+    convert("ade20k_panoptic", catalog, root, workers=1)  # made again from the raw labels
+    assert tree(root) == before
+
+
+def test_masks_of_an_image_turned_by_exif_fit_what_the_json_says(overlay, tmp_path):
+    root = tmp_path / "root"
+    catalog = prepared(overlay, root, "ade20k_instance")
+    turn(root / CHALLENGE / "images/validation/ADE_val_00000001.jpg")
+    convert("ade20k_instance", catalog, root, workers=1)
+    path = root / catalog.dataset("ade20k_instance").splits["val"].annotations
+    found = read_instance_json(path)
+    sizes = [(image["width"], image["height"]) for image in found.images.values()]
+    assert sizes == [(14, 10), (14, 10)]  # as stored, which is what the masks fit
+    index = root / "manifests/ade20k_instance_val.csv"
+    assert index.read_text().splitlines()[1].startswith("ADE_val_00000001,10,14,0")
+    before = tree(root)
+    convert("ade20k_instance", catalog, root, workers=1)  # from the JSON
+    assert tree(root) == before
+
+
+def test_public_instance_annotations_are_taken(overlay, tmp_path):
+    root = tmp_path / "root"
+    catalog = prepared(overlay, root, "ade20k_instance")
+    convert("ade20k_instance", catalog, root, workers=1)
+    path = root / catalog.dataset("ade20k_instance").splits["val"].annotations
+    content = json.loads(path.read_text())
+    numbers = {image["id"]: n for n, image in enumerate(content["images"], start=1)}
+    for image in content["images"]:
+        image["id"] = numbers[image["id"]]
+    for annotation in content["annotations"]:
+        annotation["image_id"] = numbers[annotation["image_id"]]
+    for category in content["categories"]:
+        del category["isthing"]
+    path.write_text(json.dumps(content))
+    index = root / "manifests/ade20k_instance_val.csv"
+    before = index.read_bytes()
+    convert("ade20k_instance", catalog, root, workers=1)
+    assert index.read_bytes() == before
+    register(catalog, root)
+    records = DatasetCatalog.get("openvocab_ade20k_instance_val")
+    assert [record["image_id"] for record in records] == [1, 2]
+    assert [[a["category_id"] for a in r["annotations"]] for r in records] == [[7, 8], [7, 8]]
+
+
+def test_ids_that_repeat_stop_the_conversion(overlay, tmp_path):
+    root = tmp_path / "root"
+    catalog = prepared(overlay, root, "coco_panoptic_val")
+    path = root / catalog.dataset("coco_panoptic_val").splits["val"].annotations
+    content = json.loads(path.read_text())
+    segments = content["annotations"][0]["segments_info"]
+    segments[1]["id"] = segments[0]["id"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"annotations\.0\.segments_info\.id: 70000 occurs twice"):
+        convert("coco_panoptic_val", catalog, root, workers=1)
+
+
+def test_areas_that_are_not_the_pngs_are_said(overlay, tmp_path, caplog):
+    root = tmp_path / "root"
+    catalog = prepared(overlay, root, "coco_panoptic_val")
+    path = root / catalog.dataset("coco_panoptic_val").splits["val"].annotations
+    content = json.loads(path.read_text())
+    content["annotations"][0]["segments_info"][1]["area"] = 1
+    path.write_text(json.dumps(content))
+    convert("coco_panoptic_val", catalog, root, workers=1)
+    assert "1 segments have other areas in" in caplog.text
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "3", "{}", "\xff"])
+@pytest.mark.parametrize("which", ["stamp", "manifest"])
+def test_damaged_notes_of_earlier_steps_are_named(which, content, overlay, tmp_path):
+    root = tmp_path / "root"
+    catalog = prepared(overlay, root, "coco_panoptic_val")
+    convert("coco_panoptic_val", catalog, root, workers=1)
+    note = manifest_path(root, "coco_panoptic_val")
+    if which == "stamp":
+        note = stamp_path(root, "coco_val2017")
+    note.write_text(content, encoding="latin-1")
+    with pytest.raises(DataError, match=rf"{note.name}: damaged .*again") as caught:
+        if which == "stamp":
+            convert("coco_panoptic_val", catalog, root, workers=1)
+        else:
+            verify_dataset("coco_panoptic_val", catalog, root, workers=1)
+    assert "\n" not in str(caught.value)
+    if which == "manifest":
+        with pytest.raises(DataError, match="damaged"):
+            register(catalog, root)
+        convert("coco_panoptic_val", catalog, root, workers=1)  # what the message advises
+        register(catalog, root)

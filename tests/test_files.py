@@ -1,11 +1,16 @@
 """Files appear whole or not at all."""
 
+import errno
 import hashlib
 import json
+import os
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from maftp.files import atomic_path, sha256, write_json
+from maftp.errors import OutputError, describe_os_error
+from maftp.files import atomic_path, check_output, sha256, write_json
 
 
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -39,3 +44,65 @@ def test_digest_and_json(tmp_path):
     content = (tmp_path / "a.json").read_bytes()
     assert json.loads(content) == {"é": 1} and content.endswith(b"\n")
     assert sha256(tmp_path / "a.json") == hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+@pytest.mark.parametrize("durable", [False, True])
+def test_permissions_follow_the_umask(tmp_path, umask, durable):
+    before = os.umask(umask)
+    try:
+        with atomic_path(tmp_path / "a.safetensors", durable=durable) as temporary:
+            save_file({"a": torch.ones(1)}, temporary)  # written by safetensors as 0600
+        with atomic_path(tmp_path / "folder", durable=durable) as temporary:
+            temporary.mkdir()
+            save_file({"a": torch.ones(1)}, temporary / "b.safetensors")
+    finally:
+        os.umask(before)
+    for file in (tmp_path / "a.safetensors", tmp_path / "folder" / "b.safetensors"):
+        assert file.stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_place_that_can_be_written_to(tmp_path, folder):
+    check_output(tmp_path / "a" / "b" / "c.json", folder=folder)
+    assert list(tmp_path.iterdir()) == []
+    check_output(tmp_path, folder=True)
+    (tmp_path / "old.json").touch()
+    check_output(tmp_path / "old.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["old.json"]
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "sentence"),
+    [
+        ("folder", False, "folder: is a folder; give the name of a file"),
+        ("file", True, "file is no folder; choose another place"),
+        ("file/x/a.json", False, "file is no folder; choose another place"),
+        ("file/x", True, "file is no folder; choose another place"),
+        ("link/a.json", False, "link is no folder"),
+        ("n" * 300 + "/a", False, "name is too long.*ENAMETOOLONG"),
+    ],
+)
+def test_a_place_that_cannot_be_written_to(tmp_path, name, folder, sentence):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(OutputError, match=sentence):
+        check_output(tmp_path / name, folder=folder)
+
+
+def test_the_kernel_s_own_files_cannot_be_written_to():
+    with pytest.raises(OutputError, match="/proc/a.json: "):
+        check_output("/proc/a.json")
+
+
+@pytest.mark.parametrize("code", [code for code in errno.errorcode if code != errno.EINTR])
+def test_every_error_of_the_system_is_one_sentence(code):
+    sentence = describe_os_error(OSError(code, os.strerror(code), "some/file"))
+    assert sentence.startswith("some/file: ") and "\n" not in sentence
+    assert sentence.endswith(f"({errno.errorcode[code]})")
+
+
+def test_errors_without_a_code_keep_their_text():
+    assert describe_os_error(OSError("cannot identify image file")) == "cannot identify image file"
+    assert describe_os_error(TimeoutError()) == "TimeoutError"

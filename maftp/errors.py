@@ -88,5 +88,7 @@ def describe_os_error(error: OSError, *, named: bool = True) -> str:
     if reason is None:
         reason = error.strerror or str(error) or type(error).__name__
     file = error.filename2 or error.filename
-    place = f"{os.fsdecode(file)}: " if named and isinstance(file, (str, bytes, os.PathLike)) else ""
+    place = (
+        f"{os.fsdecode(file)}: " if named and isinstance(file, (str, bytes, os.PathLike)) else ""
+    )
     return f"{place}{reason}" + (f" ({code})" if code else "")

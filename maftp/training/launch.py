@@ -125,34 +125,31 @@ def launch(
     tracker = MlflowLogger.from_params(
         params, variant=variant, seed=seed, folder=folder.path, digest=digest
     )
+    folder.set_others_aside()
     if params.resources.checkpoint_mirror:
         Mirror(params.resources.checkpoint_mirror, run=digest).pull(folder.checkpoints)
     folder.begin()
-    begin_tracking = partial(tracker.start, manifest, folder.rows())
-    if folder.trained:
-        begin_tracking()
-    else:
-        job = Job(
-            params=params,
-            seed=seed,
-            clip=Path(clip).resolve(),
-            embeddings=Path(embeddings).resolve(),
-            folder=folder.checkpoints,
-            facts={
-                "experiment": params.experiment,
-                "variant": variant,
-                "seed": seed,
-                "clip": params.clip.model,
-                RUN: digest,
-            },
-            working_directory=Path.cwd(),
-            prepare=prepare,
-        )
-        try:
-            _run(job, allocation, tracker, begin_tracking)
-        except BaseException:
-            tracker.stop()
-            raise
+    job = Job(
+        params=params,
+        seed=seed,
+        clip=Path(clip).resolve(),
+        embeddings=Path(embeddings).resolve(),
+        folder=folder.checkpoints,
+        facts={
+            "experiment": params.experiment,
+            "variant": variant,
+            "seed": seed,
+            "clip": params.clip.model,
+            RUN: digest,
+        },
+        working_directory=Path.cwd(),
+        prepare=prepare,
+    )
+    try:
+        _run(job, allocation, tracker, partial(tracker.start, manifest, folder.rows()))
+    except BaseException:
+        tracker.stop()
+        raise
     folder.publish(manifest)
     tracker.finish(folder.history, folder.manifest)
     return folder.weights

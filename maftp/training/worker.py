@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from maftp.training.checkpoint import save_weights
+from maftp.training.checkpoint import BEST, save_weights
 from maftp.training.journal import Journal
 from maftp.training.meter import Row
 from maftp.training.place import Place
-from maftp.training.run_folder import BEST, RUN, WEIGHTS
+from maftp.training.run_folder import RUN, WEIGHTS
 from maftp.training.trainer import Trainer
 from maftp.training.whole_batch import Batch, Order, gather_batch
 

@@ -52,9 +52,11 @@ def miniature(workers: int, images: int | None, steps: int) -> Params:
     values = load_params(ROOT / "params.yaml").for_variant("maftp").model_dump(mode="python")
     values["clip"]["config"] = str(ROOT / values["clip"]["config"])
     values["train"] |= {
-        "iterations": 2 * steps, "batch_size": BATCH, "workers": workers,
-        "images_per_pass": images, "log_period": steps, "checkpoint_period": 2 * steps,
-        "cpus_per_worker": 1,
+        "iterations": 2 * steps, "batch_size": BATCH,
+    }  # fmt: skip
+    values["execution"] |= {
+        "workers": workers, "cpus_per_worker": 1, "micro_batch_size": images,
+        "log_period": steps, "checkpoint_period": 2 * steps,
     }  # fmt: skip
     return parse_params(values, source="benchmark")
 
@@ -81,7 +83,7 @@ def build(params: Params, clip: Path | None) -> torch.nn.Module:
 
 def work(folder: Path, params: Params, rank: int, clip: Path) -> None:
     """Be one of the workers; the first one writes the row of the measured steps."""
-    workers = params.train.workers
+    workers = params.execution.workers
     torch.distributed.init_process_group(
         "gloo", f"file://{folder}/store", rank=rank, world_size=workers
     )
@@ -114,7 +116,7 @@ def measure(params: Params) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         children = []
-        for rank in range(params.train.workers):
+        for rank in range(params.execution.workers):
             if (child := os.fork()) == 0:
                 work(folder, params, rank, clip)
                 os._exit(0)
@@ -143,7 +145,7 @@ def measure_all(steps: int, repeats: int) -> list[dict[str, Any]]:
             {
                 "workers": workers,
                 "images_per_worker": BATCH // workers,
-                "images_per_pass": images or BATCH // workers,
+                "micro_batch_size": images or BATCH // workers,
                 "images_per_second": round(speed, 2),
                 "runs": [round(speed, 2) for speed, _ in runs],
                 "efficiency": round(speed / (usable * base), 3),
@@ -212,7 +214,7 @@ def as_markdown(report: dict[str, Any]) -> str:
     ]
     for row in report["results"]:
         lines.append(
-            f"| {row['workers']} x {row['images_per_worker']} | {row['images_per_pass']} |"
+            f"| {row['workers']} x {row['images_per_worker']} | {row['micro_batch_size']} |"
             f" {row['images_per_second']} | {row['efficiency']:.0%} |"
             f" {row['processor_ms_per_image']} | {row['work_efficiency']:.0%} |"
         )

@@ -50,8 +50,6 @@ class Data(_Block):
     """Overlay of maftp/data/sources.yaml (URLs, digests, counts); null takes the official one."""
     train: Literal["coco_stuff", "coco_panoptic"]
     """Training set: COCO-Stuff for semantic models, COCO panoptic for panoptic ones."""
-    workers: Annotated[int, Field(ge=0)]
-    """Loader processes per training worker; 0 loads in the worker itself."""
     world: World | None
     """Draw the miniature world first; null for data that exist."""
 
@@ -159,19 +157,12 @@ class Validation(_Block):
 
 
 class Train(_Block):
-    """Recipe."""
+    """Recipe: every value here changes the trained weights."""
 
     iterations: Positive
     """Optimizer steps."""
     batch_size: Positive
     """Images per optimizer step over all workers."""
-    workers: Positive
-    """Ray Train workers, one process each; batch_size must be a multiple."""
-    images_per_pass: Positive | None = None
-    """Images a worker computes at once, accumulating gradients; null: its share of the batch."""
-    gpus_per_worker: Annotated[int, Field(ge=0)]
-    cpus_per_worker: Positive
-    """Processor cores of a worker; also its torch threads."""
     learning_rate: NonNegative
     backbone_multiplier: NonNegative
     """Factor on the learning rate of the CLIP trunk."""
@@ -184,8 +175,6 @@ class Train(_Block):
     """Autocast in `amp_dtype`; needs a GPU."""
     amp_dtype: Literal["float16", "bfloat16"] = "float16"
     """float16 comes with loss scaling; bfloat16 needs none, and a GPU of 2020 or later."""
-    recompute_trunk: bool = False
-    """Compute CLIP's trunk anew in the backward pass instead of keeping its inner activations."""
     class_weight: NonNegative
     mask_weight: NonNegative
     dice_weight: NonNegative
@@ -200,15 +189,36 @@ class Train(_Block):
     """Weight of representation compensation; 0 leaves it out."""
     rc_scales: tuple[Positive, ...]
     """Pooling scales of representation compensation; inputs must be 32 x the largest wide."""
-    checkpoint_period: Positive
-    """Steps between checkpoints for resuming."""
-    checkpoint_minutes: Annotated[float, Field(gt=0)] | None = None
-    """Largest time between checkpoints, in minutes; null: every checkpoint_period steps only."""
-    checkpoints_kept: Positive
-    log_period: Positive
-    """Steps between progress lines and logged metrics."""
     validation: Validation | None = None
     """Scores, pictures and `best.safetensors` while training; null: none."""
+
+
+class Execution(_Block):
+    """How training and evaluation are computed; results stay the same up to rounding.
+
+    A run that was interrupted continues from its checkpoint when these values change.
+    """
+
+    workers: Positive
+    """Ray Train workers, one process each; train.batch_size must be a multiple."""
+    gpus_per_worker: Annotated[int, Field(ge=0)]
+    """GPUs of a worker; 0 trains on the CPU. An evaluation takes one where this is not 0."""
+    cpus_per_worker: Positive
+    """CPU cores of a worker; also its torch threads."""
+    loader_workers: Annotated[int, Field(ge=0)]
+    """Data loader processes per worker; 0 loads in the worker itself."""
+    micro_batch_size: Positive | None = None
+    """Images a worker computes at once, accumulating gradients; null: its share of the batch."""
+    gradient_checkpointing: bool = False
+    """Recompute CLIP's trunk in the backward pass instead of keeping its activations."""
+    checkpoint_period: Positive
+    """Steps between checkpoints."""
+    checkpoint_minutes: Annotated[float, Field(gt=0)] | None = None
+    """Longest time between checkpoints, in minutes; null: every checkpoint_period steps only."""
+    checkpoints_kept: Positive
+    """Newest checkpoints that are kept."""
+    log_period: Positive
+    """Steps between progress lines and logged metrics."""
 
 
 class Augmentation(_Block):
@@ -235,7 +245,7 @@ class Resources(_Block):
     """What jobs ask of Slurm or Kubernetes. No result depends on it."""
 
     nodes: Positive = 1
-    """Nodes of a training; train.workers are spread evenly over them."""
+    """Nodes of a training; execution.workers are spread evenly over them."""
     train_retries: Annotated[int, Field(ge=0)] = 2
     """How often a training that was killed or preempted is started again; it goes on."""
     worker_retries: Annotated[int, Field(ge=0)] = 3
@@ -324,6 +334,7 @@ class Params(_Block):
     clip: Clip
     model: Model
     train: Train
+    execution: Execution
     evaluate: Evaluate
     tracking: Tracking
     resources: Resources = Resources()
@@ -348,16 +359,17 @@ class Params(_Block):
             ):
                 if key in overrides:
                     raise ValueError(f"variants.{variant}.{key}: a variant cannot change this key")
-        if self.train.batch_size % self.train.workers:
-            raise ValueError("train.batch_size: must be a multiple of train.workers")
-        share = self.train.batch_size // self.train.workers
-        if share % (self.train.images_per_pass or share):
+        workers = self.execution.workers
+        if self.train.batch_size % workers:
+            raise ValueError("train.batch_size: must be a multiple of execution.workers")
+        share = self.train.batch_size // workers
+        if share % (self.execution.micro_batch_size or share):
             raise ValueError(
-                f"train.images_per_pass: must divide the {share} images of a worker "
-                "(train.batch_size / train.workers)"
+                f"execution.micro_batch_size: must divide the {share} images of a worker "
+                "(train.batch_size / execution.workers)"
             )
-        if self.train.workers % self.resources.nodes:
-            raise ValueError("train.workers: must be a multiple of resources.nodes")
+        if workers % self.resources.nodes:
+            raise ValueError("execution.workers: must be a multiple of resources.nodes")
         if self.model.hidden_dim % 32 or self.model.hidden_dim % self.model.num_heads:
             raise ValueError("model.hidden_dim: must be a multiple of 32 and of model.num_heads")
         return self

@@ -167,7 +167,7 @@ def test_published_recipe(name):
     params = experiment_params(name)
     train, model = params.train, params.model
     assert train.iterations == (60000 if name == "maftp_base" else 55000)
-    assert (train.batch_size, train.workers, train.num_points) == (8, 8, 12544)
+    assert (train.batch_size, params.execution.workers, train.num_points) == (8, 8, 12544)
     assert (train.learning_rate, train.backbone_multiplier) == (1e-4, 0.1)
     assert (train.weight_decay, train.power, train.clip_gradients) == (2e-5, 0.9, 0.01)
     assert (train.class_weight, train.mask_weight, train.dice_weight) == (2.0, 5.0, 5.0)

@@ -177,7 +177,7 @@ def predict_all(
     loader = build_detection_test_loader(
         dataset=subject.records,
         mapper=_Deferred(TestMapper.from_params(params)),
-        num_workers=params.data.workers,
+        num_workers=params.execution.loader_workers,
     )
     all_evaluators = DatasetEvaluators(evaluators)
     start = time.monotonic()

@@ -55,8 +55,8 @@ def build_model(
     if compensated:
         check_training_width(params)
     frozen = backbone.frozen_copy(trunk_only=not whole_teacher) if compensated else None
-    if params.train.recompute_trunk:
-        backbone.recompute_trunk()
+    if params.execution.gradient_checkpointing:
+        backbone.checkpoint_trunk()
     return MaftPlus(
         teacher=frozen,
         cdt=(

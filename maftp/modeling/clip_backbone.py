@@ -138,7 +138,7 @@ class ClipBackbone(nn.Module):
         for module in self.trainable_modules():
             module.requires_grad_(True)
 
-    def recompute_trunk(self) -> None:
+    def checkpoint_trunk(self) -> None:
         """Keep no inner activations of the stages for the backward pass, but compute them anew."""
         self.clip_model.visual.trunk.set_grad_checkpointing(True)
 

@@ -84,7 +84,7 @@ def out_of_memory(
     if params.input.train.mapper == "panoptic":
         smaller = "input.train.crop_size"
     if images > 1:
-        advice = f"set train.images_per_pass to {_divisor_below(images)}"
+        advice = f"set execution.micro_batch_size to {_divisor_below(images)}"
     else:
         advice = f"lower {smaller}, or train.num_points"
     if device.type != "cuda":

@@ -43,7 +43,7 @@ class Journal:
         """Load the newest checkpoint into `state` when there is one."""
         self._state = state
         self._folder = folder
-        self._recipe = params.train
+        self._execution = params.execution
         self._place = place
         newest = newest_checkpoint(folder)
         numbers = load_checkpoint(newest, state) if newest is not None else {}
@@ -70,7 +70,7 @@ class Journal:
             return Order.GO_ON
         if asked_to_stop():
             return Order.STOP
-        minutes = self._recipe.checkpoint_minutes
+        minutes = self._execution.checkpoint_minutes
         late = minutes is not None and time.monotonic() - self._saved > 60 * minutes
         return Order.SAVE if late else Order.GO_ON
 
@@ -110,9 +110,9 @@ class Journal:
             save_checkpoint(
                 path, self._state, self._numbers | more, best=best if best.exists() else None
             )
-            prune_checkpoints(self._folder, keep=self._recipe.checkpoints_kept)
+            prune_checkpoints(self._folder, keep=self._execution.checkpoints_kept)
         if self._mirror is not None:
-            self._mirror.push(path, keep=self._recipe.checkpoints_kept)
+            self._mirror.push(path, keep=self._execution.checkpoints_kept)
         return path
 
     def save_between_rows(self, step: int) -> None:

@@ -118,7 +118,7 @@ def launch(
         folder.clear()
         logger.info("%s is complete", folder.weights)
         return folder.weights
-    device = "cuda" if params.train.gpus_per_worker else "cpu"
+    device = "cuda" if params.execution.gpus_per_worker else "cpu"
     manifest = collect_manifest(params, variant=variant, seed=seed, inputs=digests, device=device)
     manifest[RUN] = digest
     manifest["operators"] = {"ms_deform_attn": backends.describe(device)}
@@ -205,9 +205,9 @@ def _start_ray(
     import ray
 
     common = {"log_to_driver": False, "logging_level": logging.ERROR}
-    recipe = params.train
-    workers = recipe.workers // params.resources.nodes
-    cores, gpus = workers * recipe.cpus_per_worker, workers * recipe.gpus_per_worker
+    execution = params.execution
+    workers = execution.workers // params.resources.nodes
+    cores, gpus = workers * execution.cpus_per_worker, workers * execution.gpus_per_worker
     if os.environ.get("RAY_ADDRESS"):
         ray.init(address=os.environ["RAY_ADDRESS"], **common)
         return
@@ -268,20 +268,20 @@ def _fit(job: Job) -> bool:
     )
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    recipe = job.params.train
-    resources = {"CPU": recipe.cpus_per_worker}
-    if recipe.gpus_per_worker:
-        resources["GPU"] = recipe.gpus_per_worker
+    execution = job.params.execution
+    resources = {"CPU": execution.cpus_per_worker}
+    if execution.gpus_per_worker:
+        resources["GPU"] = execution.gpus_per_worker
     trainer = TorchTrainer(
         _work,
         train_loop_config={"job": job},
         scaling_config=ScalingConfig(
-            num_workers=recipe.workers,
-            use_gpu=recipe.gpus_per_worker > 0,
+            num_workers=execution.workers,
+            use_gpu=execution.gpus_per_worker > 0,
             resources_per_worker=resources,
             placement_strategy="SPREAD" if job.params.resources.nodes > 1 else "PACK",
         ),
-        torch_config=TorchConfig(backend="nccl" if recipe.gpus_per_worker else "gloo"),
+        torch_config=TorchConfig(backend="nccl" if execution.gpus_per_worker else "gloo"),
         run_config=RunConfig(
             name=job.folder.name,
             storage_path=str(job.folder.parent),
@@ -304,7 +304,9 @@ def _worker_lost(reason: str) -> str:
     last = reason.strip().rpartition("\n")[2].strip()
     advice = "run it again to go on"
     if re.search(r"out of memory|OOM|OutOfMemory", reason):
-        advice += ", with a lower train.images_per_pass or more memory (resources.train.memory_mb)"
+        advice += (
+            ", with a lower execution.micro_batch_size or more memory (resources.train.memory_mb)"
+        )
     return f"a worker was lost ({last}); {advice}"
 
 

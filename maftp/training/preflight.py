@@ -41,18 +41,18 @@ def _check_nodes(params: Params, allocation: Allocation | None) -> None:
 
 
 def _check_gpus(params: Params) -> None:
-    recipe = params.train
-    if recipe.amp and not recipe.gpus_per_worker:
+    recipe, execution = params.train, params.execution
+    if recipe.amp and not execution.gpus_per_worker:
         raise ParamsError(
-            f"train.amp: {recipe.amp_dtype} needs a GPU; set train.gpus_per_worker to 1 or "
+            f"train.amp: {recipe.amp_dtype} needs a GPU; set execution.gpus_per_worker to 1 or "
             "train.amp to false"
         )
-    here = recipe.workers // params.resources.nodes
-    wanted, found = recipe.gpus_per_worker * here, torch.cuda.device_count()
+    here = execution.workers // params.resources.nodes
+    wanted, found = execution.gpus_per_worker * here, torch.cuda.device_count()
     if wanted > found and not os.environ.get("RAY_ADDRESS"):
         raise ParamsError(
-            f"train.gpus_per_worker: {here} workers want {wanted} GPUs, found {found}; "
-            "lower train.workers or train.gpus_per_worker, or name a cluster in $RAY_ADDRESS"
+            f"execution.gpus_per_worker: {here} workers want {wanted} GPUs, found {found}; "
+            "lower execution.workers or gpus_per_worker, or name a cluster in $RAY_ADDRESS"
         )
 
 

@@ -75,7 +75,7 @@ class Trainer:
         Raises:
             TrainingError: a loss is not finite, or memory does not suffice; names the step.
         """
-        images = self._params.train.images_per_pass
+        images = self._params.execution.micro_batch_size
         cut = list(passes(batch, whole, images=images, place=self._place, fill=self._fill))
         sums: dict[str, float] = {}
         for index, (part, share) in enumerate(cut):

@@ -76,7 +76,7 @@ def prepare(
         seed=seed,
         rank=place.rank,
         world_size=place.world_size,
-        num_workers=params.data.workers,
+        num_workers=params.execution.loader_workers,
     )
     return model, batches
 
@@ -123,8 +123,8 @@ def train(
         TrainingError: a loss is not finite, or memory does not suffice.
         CheckpointError: the newest checkpoint is damaged or of another model.
     """
-    recipe = params.train
-    torch.set_num_threads(recipe.cpus_per_worker)
+    recipe, execution = params.train, params.execution
+    torch.set_num_threads(execution.cpus_per_worker)
     trainer = Trainer(model, params=params, seed=seed, folder=folder.parent, place=place)
     journal = Journal(trainer.state, folder=folder, params=params, place=place, run=facts[RUN])
     source = batches(journal.step)
@@ -142,9 +142,9 @@ def train(
         journal.add(terms, norm=norm, waited=waited, step=step + 1)
         done = step + 1
         last = done == recipe.iterations
-        saves = last or done % recipe.checkpoint_period == 0
+        saves = last or done % execution.checkpoint_period == 0
         validates = validate is not None and (last or done % recipe.validation.period == 0)
-        if saves or validates or done % recipe.log_period == 0:
+        if saves or validates or done % execution.log_period == 0:
             row = journal.close_row(step=done, learning_rate=learning_rate)
             if validates and journal.note_score(row, validate(done)):
                 save_weights(folder / BEST, model, facts)

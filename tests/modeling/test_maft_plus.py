@@ -79,7 +79,7 @@ def test_two_passes_of_the_student_would_give_the_same_gradients(build, batch):
 def test_recomputing_the_trunk_gives_the_same_gradients_from_less_memory(build, batch):
     gradients, kept = [], []
     for recompute in (False, True):
-        model = build(train={"recompute_trunk": recompute}).train()
+        model = build(execution={"gradient_checkpointing": recompute}).train()
         model.set_training_vocabulary(TRAIN)
         saved = {}
 

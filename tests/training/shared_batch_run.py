@@ -34,8 +34,10 @@ def params(workers: int, images: int | None) -> Params:
     files = (ROOT / "params.yaml", ROOT / "tests/workflow/smoke.yaml")
     values = load_params(*files).for_variant("maftp").model_dump(mode="python")
     values["train"] |= {
-        "iterations": 3, "batch_size": 8, "workers": workers, "images_per_pass": images,
-        "log_period": 1, "checkpoint_period": 100,
+        "iterations": 3, "batch_size": 8,
+    }  # fmt: skip
+    values["execution"] |= {
+        "workers": workers, "micro_batch_size": images, "log_period": 1, "checkpoint_period": 100,
     }  # fmt: skip
     return parse_params(values, source="tests")
 

@@ -143,9 +143,9 @@ def test_damaged_weights_of_an_ended_training_are_made_again(tiny, begun, tmp_pa
     shutil.copytree(path, folder.path)
     folder.begin()
     train(
-        tiny.TinyModel(0), tiny.tiny_batches(), params=tiny.tiny_params(validation=VALIDATION), seed=0,
-        folder=folder.checkpoints, report=lambda row, path: None, facts={"run": "abc"},
-        place=Place(), validate=score,
+        tiny.TinyModel(0), tiny.tiny_batches(), seed=0, folder=folder.checkpoints,
+        params=tiny.tiny_params(validation=VALIDATION), report=lambda row, path: None,
+        facts={"run": "abc"}, place=Place(), validate=score,
     )  # fmt: skip
     for name in ("weights.safetensors", "best.safetensors"):
         file = folder.checkpoints / name

@@ -30,10 +30,10 @@ def test_mixed_precision_needs_a_gpu(params):
 def test_gpus_must_be_there(params, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    two = changed(params, "train", gpus_per_worker=1, workers=2)
+    two = changed(params, "execution", gpus_per_worker=1, workers=2)
     with pytest.raises(ParamsError, match="2 workers want 2 GPUs, found 1"):
         check_params(two)
-    check_params(changed(params, "train", gpus_per_worker=1, amp=True))
+    check_params(changed(changed(params, "train", amp=True), "execution", gpus_per_worker=1))
     monkeypatch.setenv("RAY_ADDRESS", "cluster:6379")
     check_params(two)
 
@@ -54,7 +54,7 @@ def test_narrow_inputs(params):
 
 def test_nodes_must_be_there(params, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    two = changed(changed(params, "train", workers=2), "resources", nodes=2)
+    two = changed(changed(params, "execution", workers=2), "resources", nodes=2)
     with pytest.raises(ParamsError, match="2 nodes wanted, this is one machine"):
         check_params(two)
     with pytest.raises(ParamsError, match="2 nodes wanted, job 7 has 1"):

@@ -129,7 +129,7 @@ def test_accumulation_gives_the_same_training(tiny, params, tmp_path):
     run(tiny, tmp_path / "a", params)
     for images in (1, 2, 4):
         folder = tmp_path / str(images)
-        run(tiny, folder, tiny.tiny_params(images_per_pass=images))
+        run(tiny, folder, tiny.tiny_params(micro_batch_size=images))
         one, two = (
             load_file(tmp_path / "a/weights.safetensors"),
             load_file(folder / "weights.safetensors"),
@@ -214,10 +214,10 @@ def test_memory_that_does_not_suffice_names_the_setting(tiny, tmp_path, monkeypa
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(tiny.TinyModel, "forward", forward)
-    with pytest.raises(TrainingError, match="for 4 images of 2 x 2 pixels .*images_per_pass to 2"):
+    with pytest.raises(TrainingError, match="for 4 images of 2 x 2 pixels .*micro_batch_size to 2"):
         run(tiny, tmp_path, tiny.tiny_params())
     with pytest.raises(TrainingError, match="lower input.train.short_side and max_side"):
-        run(tiny, tmp_path, tiny.tiny_params(images_per_pass=1))
+        run(tiny, tmp_path, tiny.tiny_params(micro_batch_size=1))
 
 
 def test_loss_scaling_resumes_too(tiny, tmp_path):

@@ -89,13 +89,20 @@ def tiny_batches(
 
 
 def tiny_params(*, nodes: int = 1, **train: Any) -> Params:
-    """The repository's parameters with a training of a few steps."""
+    """The repository's parameters with a training of a few steps.
+
+    `train` holds keys of that block or of `execution`.
+    """
     values = load_params(ROOT / "params.yaml").for_variant("maftp").model_dump(mode="python")
+    execution = {key: train.pop(key) for key in list(train) if key in values["execution"]}
     values["train"] |= {
-        "iterations": 12, "batch_size": 4, "workers": 1, "cpus_per_worker": 1,
-        "checkpoint_period": 4, "checkpoints_kept": 2, "log_period": 3,
+        "iterations": 12, "batch_size": 4,
         "learning_rate": 1e-3, "backbone_multiplier": 0.1, "weight_decay": 2e-5,
     } | train  # fmt: skip
+    values["execution"] |= {
+        "workers": 1, "cpus_per_worker": 1,
+        "checkpoint_period": 4, "checkpoints_kept": 2, "log_period": 3,
+    } | execution  # fmt: skip
     values["resources"]["nodes"] = nodes
     return parse_params(values, source="tests")
 
@@ -121,7 +128,7 @@ def prepare(
 
 def train_without_ray(out: Path, params: Params) -> None:
     """Train in forked workers that nobody disturbs; leaves history.csv and weights in `out`."""
-    workers = params.train.workers
+    workers = params.execution.workers
     folder = RunFolder(out, digest="abc")
     folder.begin()
     children = []

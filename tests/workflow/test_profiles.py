@@ -104,7 +104,7 @@ def test_kubernetes_jobs_are_valid_and_ask_for_what_params_say(finished, api, tm
     shutil.copytree(finished.path, path, symlinks=True)
     shutil.rmtree(path / "results")
     gpus = {
-        "train": {"workers": 2, "gpus_per_worker": 1, "cpus_per_worker": 3},
+        "execution": {"workers": 2, "gpus_per_worker": 1, "cpus_per_worker": 3},
         "resources": {"train": {"memory_mb": 5000, "minutes": 30}},
     }
     (path / "gpus.yaml").write_text(yaml.safe_dump(gpus))

@@ -23,7 +23,8 @@ pytestmark = [
 
 SMALLER = {
     "benchmarks": ["PAS-20"],
-    "train": {"workers": 2, "iterations": 3},
+    "train": {"iterations": 3},
+    "execution": {"workers": 2},
     "variants": {"maftp": {}},
 }
 WITHOUT_ACCOUNTING = (

@@ -22,7 +22,7 @@ rule evaluate:
         "../../envs/environment.yaml"
     threads: 1
     resources:
-        **needs(PARAMS.resources.evaluate, gpus=min(PARAMS.train.gpus_per_worker, 1)),
+        **needs(PARAMS.resources.evaluate, gpus=min(PARAMS.execution.gpus_per_worker, 1)),
     params:
         settings=lambda wildcards: settings(
             "input.test",

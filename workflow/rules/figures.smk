@@ -120,7 +120,7 @@ rule drift:
     conda:
         "../../envs/environment.yaml"
     resources:
-        gpus=PARAMS.train.gpus_per_worker,
+        gpus=PARAMS.execution.gpus_per_worker,
     params:
         benchmark=PICTURED,
         code=source_digest("modeling", "inspection/drift", "data/mapper", "data/images"),

@@ -17,15 +17,15 @@ rule train:
     retries: PARAMS.resources.train_retries
     conda:
         "../../envs/environment.yaml"
-    threads: PARAMS.train.workers * PARAMS.train.cpus_per_worker
+    threads: PARAMS.execution.workers * PARAMS.execution.cpus_per_worker
     resources:
         **needs(
             PARAMS.resources.train,
-            gpus=PARAMS.train.workers * PARAMS.train.gpus_per_worker,
+            gpus=PARAMS.execution.workers * PARAMS.execution.gpus_per_worker,
             nodes=PARAMS.resources.nodes,
         ),
-        cpus_per_task=PARAMS.train.workers
-        * PARAMS.train.cpus_per_worker
+        cpus_per_task=PARAMS.execution.workers
+        * PARAMS.execution.cpus_per_worker
         // PARAMS.resources.nodes,
     params:
         folder=RUN,

@@ -27,8 +27,14 @@ PACKAGES = (
 )  # fmt: skip
 """Packages whose versions can change a result."""
 
-TRAINING_CODE = ("modeling", "losses", "ops", "training", "data/mapper", "data/loader")
-"""Code that decides about trained weights."""
+TRAINING_CODE = (
+    "modeling", "losses", "ops", "data/mapper", "data/loader", "data/images", "data/records",
+    "data/vocabulary", "training/checkpoint", "training/journal", "training/meter",
+    "training/optimizer", "training/place", "training/trainer", "training/whole_batch",
+    "training/worker",
+)  # fmt: skip
+"""Code that decides about trained weights. How a training is started, stopped and stored does not:
+an edit there must not cost a run its checkpoints."""
 
 
 def training_digest(params: Params, *, seed: int, inputs: Sequence[str]) -> str:
@@ -45,6 +51,8 @@ def training_digest(params: Params, *, seed: int, inputs: Sequence[str]) -> str:
     parts = {key: values[key] for key in ("clip", "model", "train")}
     parts["input"] = {key: value for key, value in values["input"].items() if key != "test"}
     parts |= {"dataset": params.data.train, "seed": seed, "inputs": list(inputs)}
+    if params.train.validation is not None:  # by these the best weights are chosen
+        parts["validation"] = [values["evaluate"], values["input"]["test"]]
     parts["code"] = source_digest(*TRAINING_CODE)
     return digest_of(parts)
 

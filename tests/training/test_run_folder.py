@@ -141,3 +141,23 @@ def test_nothing_to_publish(tmp_path):
     with pytest.raises(TrainingError, match="did not finish"):
         folder.publish({})
     assert not folder.manifest.exists()
+
+
+@pytest.mark.parametrize("setting", [{"micro_batch_size": 2}, {"log_period": 2}, {"workers": 1}])
+def test_another_execution_goes_on_from_the_checkpoint(tiny, params, tmp_path, setting):
+    """Stopped between two rows; a lower micro_batch_size gives the same losses but for rounding."""
+    histories = []
+    for name, recipe in (("one", params), ("other", tiny.tiny_params(**setting))):
+        folder = RunFolder(tmp_path / name, digest="abc")
+        folder.begin()
+        step(tiny, params, folder, until=5)
+        folder.begin()
+        assert newest_checkpoint(folder.checkpoints).name == "step-00000005"
+        step(tiny, recipe, folder, until=100)
+        folder.publish({})
+        rows = folder.history.read_text().splitlines()[1:]
+        histories.append({row.split(",")[0]: float(row.split(",")[1]) for row in rows})
+    one, other = histories
+    assert other["4"] == pytest.approx(one["4"]) and other["12"] > 0
+    if "micro_batch_size" in setting:
+        assert other == pytest.approx(one, rel=1e-5)

@@ -120,7 +120,8 @@ def test_what_chooses_the_best_weights_matters_when_they_are_wanted(params):
 )
 def test_an_edit_makes_another_run_only_where_it_can_change_a_number(module):
     cannot = {
-        "__init__", "allocation", "failure", "interruption", "launch", "mirror", "preflight",
-        "ray_environment", "ray_node", "row_file", "run_folder", "validation",
+        "__init__", "allocation", "failure", "interruption", "job", "launch", "mirror", "preflight",
+        "ray_cluster", "ray_environment", "ray_failure", "ray_node", "ray_workers", "row_file",
+        "run_folder", "validation",
     }  # fmt: skip
     assert (f"training/{module.stem}" in manifest.TRAINING_CODE) != (module.stem in cannot)

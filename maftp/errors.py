@@ -72,6 +72,7 @@ _ADVICE = {
     errno.EIO: "the disk reports an error; check it, then run it again",
     errno.ESTALE: "the network file system has lost the file; run it again",
     errno.EFBIG: "the file grows larger than allowed (ulimit -f); raise the limit",
+    errno.EPIPE: "what read the output has ended",
     errno.ENOMEM: "the machine's memory does not suffice; give it more and run it again",
 }
 
@@ -86,7 +87,7 @@ def describe_os_error(error: OSError, *, named: bool = True) -> str:
     code = errno.errorcode.get(error.errno or 0, "")
     reason = _ADVICE.get(error.errno or 0)
     if reason is None:
-        reason = error.strerror or str(error) or type(error).__name__
+        reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
     file = error.filename2 or error.filename
     place = (
         f"{os.fsdecode(file)}: " if named and isinstance(file, (str, bytes, os.PathLike)) else ""

@@ -104,10 +104,6 @@ def launch(
     tracker = MlflowLogger.from_params(
         params, variant=variant, seed=seed, folder=folder.path, digest=digest
     )
-    folder.set_others_aside()
-    if params.resources.checkpoint_mirror:
-        Mirror(params.resources.checkpoint_mirror, run=digest).pull(folder.checkpoints)
-    folder.begin()
     job = Job(
         params=params,
         seed=seed,
@@ -125,6 +121,10 @@ def launch(
         prepare=prepare,
     )
     _rehearse(job)
+    folder.set_others_aside()
+    if params.resources.checkpoint_mirror:
+        Mirror(params.resources.checkpoint_mirror, run=digest).pull(folder.checkpoints)
+    folder.begin()
     try:
         _run(job, allocation, tracker, partial(tracker.start, manifest, folder.rows()))
     except BaseException:

@@ -27,6 +27,7 @@ rule train:
         cpus_per_task=PARAMS.execution.workers
         * PARAMS.execution.cpus_per_worker
         // PARAMS.resources.nodes,
+        attempt=lambda wildcards, attempt: attempt,
     params:
         folder=RUN,
         settings=lambda wildcards: settings(
@@ -48,3 +49,4 @@ rule train:
         # exec: a signal must reach maftp itself, not a shell in between
         "exec maftp train --variant {wildcards.variant} --seed {wildcards.seed}"
         " --clip {input.clip} --text {input.text} --out {params.folder} --log {log}"
+        " --attempt {resources.attempt}"  # a mistake is not tried again, a lost worker is

@@ -81,9 +81,10 @@ def test_a_read_only_disk_is_a_sentence(tmp_path):
 
 
 def test_a_full_disk_is_a_sentence_and_leaves_nothing(tmp_path):
+    program = Path(sys.executable).with_name("maftp")
     script = (
-        f"mount -t tmpfs -o size=64k none {tmp_path} || exit 77; {Path(sys.executable).parent}/maftp"
-        f" clip --out {tmp_path}/clip.safetensors; echo $?; ls -A {tmp_path}"
+        f"mount -t tmpfs -o size=64k none {tmp_path} || exit 77;"
+        f"{program} clip --out {tmp_path}/clip.safetensors; echo $?; ls -A {tmp_path}"
     )
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-c", script], capture_output=True, text=True, cwd=ROOT

@@ -58,7 +58,7 @@ class LastWords:
         """Note why training cannot go on, and whether that may pass."""
         text = json.dumps({"text": str(error), "may_pass": isinstance(error, Interrupted)})
         with open(self._path, "r+b", buffering=0) as file:
-            file.write(text.encode().ljust(self._ROOM))
+            file.truncate(max(file.write(text.encode().ljust(self._ROOM)), self._ROOM))
 
     def read(self) -> TrainingError | None:
         """Return the error to be raised, or None when nothing was said."""

@@ -15,12 +15,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
 from maftp.config import Params
 from maftp.errors import CheckpointError, DataError, Interrupted, Preempted
 from maftp.files import check_output, sha256
+from maftp.lock import locked
 from maftp.modeling.tensor_files import content_digest
 from maftp.ops import backends
 from maftp.tracking.manifest import collect_manifest, input_digests, training_digest
@@ -90,20 +92,9 @@ def launch(
     digests = _file_digests([Path(clip), Path(embeddings), *inputs])
     digest = training_digest(params, seed=seed, inputs=list(digests.values()))
     folder = RunFolder(out, digest=digest)
-    if folder.complete:
-        folder.clear()
-        logger.info("%s is complete", folder.weights)
+    if _is_complete(folder):
         return folder.weights
-    if attempt > 1 and (said := LastWords(folder.checkpoints).read()) is not None:
-        if not isinstance(said, Interrupted):
-            raise said
-    device = "cuda" if params.execution.gpus_per_worker else "cpu"
-    manifest = collect_manifest(params, variant=variant, seed=seed, inputs=digests, device=device)
-    manifest[RUN] = digest
-    manifest["operators"] = {"ms_deform_attn": backends.describe(device)}
-    tracker = MlflowLogger.from_params(
-        params, variant=variant, seed=seed, folder=folder.path, digest=digest
-    )
+    _repeat_a_mistake(folder, attempt)
     job = Job(
         params=params,
         seed=seed,
@@ -121,9 +112,49 @@ def launch(
         prepare=prepare,
     )
     _rehearse(job)
+    device = "cuda" if params.execution.gpus_per_worker else "cpu"
+    manifest = collect_manifest(params, variant=variant, seed=seed, inputs=digests, device=device)
+    manifest[RUN] = digest
+    manifest["operators"] = {"ms_deform_attn": backends.describe(device)}
+    # What a killed workflow has started may still be at work here.
+    lock = folder.path / ".train.lock"
+    with locked(lock):
+        if not _is_complete(folder):
+            _train(job, folder, manifest, allocation)
+        lock.unlink(missing_ok=True)
+    return folder.weights
+
+
+def _is_complete(folder: RunFolder) -> bool:
+    """Tell whether nothing is left to do but to clear up, and do that."""
+    if folder.complete:
+        folder.clear()
+        logger.info("%s is complete", folder.weights)
+    return folder.complete
+
+
+def _repeat_a_mistake(folder: RunFolder, attempt: int) -> None:
+    """Raise again what ended the attempt before, unless it may pass by itself."""
+    said = LastWords(folder.checkpoints).read() if attempt > 1 else None
+    if said is not None and not isinstance(said, Interrupted):
+        raise said
+
+
+def _train(
+    job: Job, folder: RunFolder, manifest: dict[str, Any], allocation: Allocation | None
+) -> None:
+    """Train from the last checkpoint on, and publish the results."""
+    tracker = MlflowLogger.from_params(
+        job.params,
+        variant=job.facts["variant"],
+        seed=job.seed,
+        folder=folder.path,
+        digest=folder.digest,
+    )
     folder.set_others_aside()
-    if params.resources.checkpoint_mirror:
-        Mirror(params.resources.checkpoint_mirror, run=digest).pull(folder.checkpoints)
+    mirror = job.params.resources.checkpoint_mirror
+    if mirror:
+        Mirror(mirror, run=folder.digest).pull(folder.checkpoints)
     folder.begin()
     try:
         _run(job, allocation, tracker, partial(tracker.start, manifest, folder.rows()))
@@ -132,7 +163,6 @@ def launch(
         raise
     folder.publish(manifest)
     tracker.finish(folder.history, folder.manifest)
-    return folder.weights
 
 
 def _file_digests(files: Sequence[Path]) -> dict[str, str]:

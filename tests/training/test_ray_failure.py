@@ -44,8 +44,9 @@ def test_the_advice_names_only_what_can_be_lowered(tiny):
 
 
 KILLS = [
-    WorkerGroupError("rank 0: ...", {0: ActorDiedError(KILLED)}),
-    ActorDiedError(KILLED),
+    WorkerGroupError("rank 0: ...", {0: ActorDiedError()}),
+    ActorDiedError(),
+    RaySystemError(KILLED),
     WorkerCrashedError(),
 ]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -25,9 +26,15 @@ from maftp.commands import (
     tracking,
     weights,
 )
-from maftp.errors import MaftpError
+from maftp.errors import MaftpError, describe_os_error
+from maftp.files import check_output
 
 logger = logging.getLogger("maftp")
+
+_FILES = ("out", "markdown", "metrics", "numbers")
+_FOLDERS = ("overlays", "plots")
+_OUT_IS_A_FOLDER = ("train", "predict", "gallery")
+"""Commands whose --out is a folder."""
 
 DESCRIPTION = """\
 Open-vocabulary segmentation with MAFT+: every step from archives to a table of results.
@@ -37,19 +44,40 @@ The steps: world, download, unpack, convert, clip, embed, train, evaluate, table
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; a user's mistake ends in one sentence and its exit code."""
+    """Run one command; a mistake, a full disk and the like end in one sentence and an exit code."""
     options = _parser().parse_args(arguments)
-    _start_logging(options.log)
     try:
+        _start_logging(options.log)
+        _check_outputs(options)
         options.run(options)
+        sys.stdout.flush()
     except MaftpError as error:
-        logger.debug("stopped", exc_info=True)
-        print(f"maftp {options.command}: {error}", file=sys.stderr)
-        return error.exit_code
+        return _stopped(options, str(error), error.exit_code)
+    except BrokenPipeError as error:
+        # Nothing reads what we print, as after `| head`; Python would try to again at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _stopped(options, describe_os_error(error), 1)
+    except OSError as error:
+        return _stopped(options, describe_os_error(error), 1)
+    except MemoryError:
+        return _stopped(options, "the machine's memory does not suffice; give it more", 1)
     except KeyboardInterrupt:
-        print(f"maftp {options.command}: interrupted; run it again to go on", file=sys.stderr)
-        return 130
+        return _stopped(options, "interrupted; run it again to go on", 130)
     return 0
+
+
+def _stopped(options: argparse.Namespace, sentence: str, exit_code: int) -> int:
+    logger.debug("stopped", exc_info=True)
+    print(f"maftp {options.command}: {sentence}", file=sys.stderr)
+    return exit_code
+
+
+def _check_outputs(options: argparse.Namespace) -> None:
+    """Refuse places that cannot be written to before hours of work for them."""
+    for name, path in vars(options).items():
+        if isinstance(path, Path) and name in _FILES + _FOLDERS:
+            out_folder = name == "out" and options.command in _OUT_IS_A_FOLDER
+            check_output(path, folder=out_folder or name in _FOLDERS)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -67,6 +95,7 @@ def _start_logging(log: Path | None) -> None:
     console = logging.StreamHandler()
     console.setLevel(logging.INFO)
     console.setFormatter(logging.Formatter("%(message)s"))
+    console.addFilter(_is_for_the_terminal)
     handlers: list[logging.Handler] = [console]
     if log is not None:
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -74,4 +103,10 @@ def _start_logging(log: Path | None) -> None:
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         handlers.append(file)
     logging.basicConfig(level=logging.WARNING, handlers=handlers, force=True)
+    logging.captureWarnings(True)
     logger.setLevel(logging.DEBUG)
+
+
+def _is_for_the_terminal(record: logging.LogRecord) -> bool:
+    """Leave what libraries warn of, such as deprecations, to the file of --log."""
+    return record.name.split(".")[0] == "maftp" or record.levelno >= logging.ERROR

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -13,14 +14,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from maftp.errors import MaftpError
+from maftp.errors import MaftpError, OutputError, describe_os_error
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it on success, remove it on error.
 
-    The name is the same. Missing folders are made; a directory may be written as well.
+    The name is the same. Missing folders are made; a directory may be written as well. Whoever
+    wrote the files, they get the permissions that the umask grants new files.
+
+    Args:
+        path: what to write.
+        durable: be sure that the disk has it all before it takes its name, so that not even a loss
+            of power leaves half of it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -28,39 +35,78 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = folder / path.name
     try:
         yield temporary
+        _grant_usual_permissions(temporary, probe=folder / ".new")
+        if durable:
+            _flush(temporary)
         if temporary.is_dir() and path.is_dir():
             shutil.rmtree(path)
         os.replace(temporary, path)
+        if durable:
+            _flush_one(path.parent)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _grant_usual_permissions(written: Path, *, probe: Path) -> None:
+    """Give files the mode of new ones: safetensors writes 0600, and a shared cache cannot read it.
+
+    The umask is read off a new file, as asking the system for it would change it for all threads.
+    """
+    probe.touch()
+    mode = probe.stat().st_mode
+    for file in _files(written):
+        if file.stat().st_mode != mode:
+            file.chmod(mode)
+
+
+def _flush(written: Path) -> None:
+    for file in _files(written):
+        _flush_one(file)
+    if written.is_dir():
+        _flush_one(written)
+
+
+def _flush_one(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that cannot flush folders
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _files(written: Path) -> list[Path]:
+    found = written.rglob("*") if written.is_dir() else [written]
+    return [path for path in found if path.is_file() and not path.is_symlink()]
+
+
 def check_output(path: Path, *, folder: bool = False) -> None:
-    """Check that `path` can be written, before the work whose result goes there.
+    """Refuse a place that could not be written to, before the work whose result it would hold.
+
+    Nothing is made or left behind, not even missing folders.
 
     Args:
-        path: file, or folder, to write; it need not exist.
-        folder: whether it is a folder.
+        path: the file to be written.
+        folder: it is a folder in which files will be written.
 
     Raises:
-        MaftpError: something else has its name, or its folder cannot be made or written to.
+        OutputError: says what is in the way.
     """
     path = Path(path)
-    if path.is_dir() != folder and path.exists():
-        found, wanted = ("a folder", "a file") if path.is_dir() else ("a file", "a folder")
-        raise MaftpError(f"{path}: is {found}, but {wanted} is to be written; choose another path")
-    place = path if folder else path.parent
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    if not place.is_dir():
-        raise MaftpError(f"{path}: {place} is a file, no folder; choose another path")
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{path.name[:32]}.", dir=place):
+        if not folder and path.is_dir():
+            raise OutputError(f"{path}: is a folder; give the name of a file to write")
+        nearest = path if folder else path.parent
+        while not nearest.is_symlink() and not nearest.exists():
+            nearest = nearest.parent
+        if not nearest.is_dir():
+            raise OutputError(f"{path}: {nearest} is no folder; choose another place to write to")
+        with tempfile.TemporaryFile(dir=nearest):
             pass
-    except OSError as error:  # what rights promise, a read-only disk may refuse
-        raise MaftpError(
-            f"{path}: {place} cannot be written to ({error.strerror}); choose another path"
-        ) from None
+    except OSError as error:
+        raise OutputError(f"{path}: {describe_os_error(error, named=False)}") from None
 
 
 def check_replaceable(folder: Path, names: Collection[str]) -> None:

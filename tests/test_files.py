@@ -1,12 +1,15 @@
 """Files appear whole or not at all."""
 
+import errno
 import hashlib
 import json
-from pathlib import Path
+import os
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from maftp.errors import MaftpError
+from maftp.errors import MaftpError, OutputError, describe_os_error
 from maftp.files import atomic_path, check_output, check_replaceable, sha256, write_json
 
 
@@ -58,24 +61,6 @@ def test_a_name_that_is_no_utf8_is_written_as_an_escape(tmp_path):
     assert json.loads(content) == {"image": "caf\udce9.png", "é": "ü"}
 
 
-def test_outputs_are_checked_before_the_work(tmp_path):
-    (tmp_path / "file").write_text("")
-    check_output(tmp_path / "file")
-    check_output(tmp_path / "new/deep/file")
-    check_output(tmp_path, folder=True)
-    check_output(tmp_path / "new/deep", folder=True)
-    for path, folder in (
-        (tmp_path, False),
-        (tmp_path / "file", True),
-        (tmp_path / "file/below", False),
-        (tmp_path / "file/below/deep", True),
-    ):
-        with pytest.raises(MaftpError, match="choose another path"):
-            check_output(path, folder=folder)
-    with pytest.raises(MaftpError, match="cannot be written to"):
-        check_output(Path("/proc/out.json"))
-
-
 def test_a_folder_that_is_replaced_holds_nothing_foreign(tmp_path):
     check_replaceable(tmp_path / "none", {"a"})
     (tmp_path / "a").write_text("")
@@ -84,3 +69,65 @@ def test_a_folder_that_is_replaced_holds_nothing_foreign(tmp_path):
     (tmp_path / "holiday.png").write_text("")
     with pytest.raises(MaftpError, match=r"holds holiday\.png, which was not written here"):
         check_replaceable(tmp_path, {"a", "b"})
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+@pytest.mark.parametrize("durable", [False, True])
+def test_permissions_follow_the_umask(tmp_path, umask, durable):
+    before = os.umask(umask)
+    try:
+        with atomic_path(tmp_path / "a.safetensors", durable=durable) as temporary:
+            save_file({"a": torch.ones(1)}, temporary)  # written by safetensors as 0600
+        with atomic_path(tmp_path / "folder", durable=durable) as temporary:
+            temporary.mkdir()
+            save_file({"a": torch.ones(1)}, temporary / "b.safetensors")
+    finally:
+        os.umask(before)
+    for file in (tmp_path / "a.safetensors", tmp_path / "folder" / "b.safetensors"):
+        assert file.stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_place_that_can_be_written_to(tmp_path, folder):
+    check_output(tmp_path / "a" / "b" / "c.json", folder=folder)
+    assert list(tmp_path.iterdir()) == []
+    check_output(tmp_path, folder=True)
+    (tmp_path / "old.json").touch()
+    check_output(tmp_path / "old.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["old.json"]
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "sentence"),
+    [
+        ("folder", False, "folder: is a folder; give the name of a file"),
+        ("file", True, "file is no folder; choose another place"),
+        ("file/x/a.json", False, "file is no folder; choose another place"),
+        ("file/x", True, "file is no folder; choose another place"),
+        ("link/a.json", False, "link is no folder"),
+        ("n" * 300 + "/a", False, "name is too long.*ENAMETOOLONG"),
+    ],
+)
+def test_a_place_that_cannot_be_written_to(tmp_path, name, folder, sentence):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(OutputError, match=sentence):
+        check_output(tmp_path / name, folder=folder)
+
+
+def test_the_kernel_s_own_files_cannot_be_written_to():
+    with pytest.raises(OutputError, match="/proc/a.json: "):
+        check_output("/proc/a.json")
+
+
+@pytest.mark.parametrize("code", [code for code in errno.errorcode if code != errno.EINTR])
+def test_every_error_of_the_system_is_one_sentence(code):
+    sentence = describe_os_error(OSError(code, os.strerror(code), "some/file"))
+    assert sentence.startswith("some/file: ") and "\n" not in sentence
+    assert sentence.endswith(f"({errno.errorcode[code]})")
+
+
+def test_errors_without_a_code_keep_their_text():
+    assert describe_os_error(OSError("cannot identify image file")) == "cannot identify image file"
+    assert describe_os_error(TimeoutError()) == "TimeoutError"

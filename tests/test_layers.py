@@ -28,7 +28,7 @@ ALLOWED = {
 }
 MLFLOW = ("comparison", "mlflow_logger", "mlflow_runs", "mlflow_store", "registry", "served_model")
 FRAMEWORKS = {
-    "ray": {"training/launch.py"},
+    "ray": {f"training/{name}.py" for name in ("launch", "ray_cluster", "ray_workers")},
     "nicegui": {"demo/page.py"},
     "mlflow": {f"tracking/{name}.py" for name in MLFLOW},
 }

@@ -27,6 +27,10 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
         "--text", type=Path, required=True, help="embeddings of the training vocabulary"
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
+    parser.add_argument(
+        "--attempt", type=int, default=1, metavar="N",
+        help="counted by a workflow: from 2 on, a mistake is not tried again (1)",
+    )  # fmt: skip
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -43,6 +47,7 @@ def _train(options: argparse.Namespace) -> None:
         embeddings=options.text,
         out=options.out,
         inputs=[data],
+        attempt=options.attempt,
     )
 
 

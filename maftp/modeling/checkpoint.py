@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import pickle
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from maftp.errors import CheckpointError
+from maftp.modeling.checkpoint_file import read_metadata, read_state
+from maftp.modeling.tensor_files import not_finite
 
 if TYPE_CHECKING:
     from maftp.modeling.segmenter import Segmenter
@@ -25,10 +23,7 @@ TEACHER = "backbone_t."
 STUDENT_CLIP = "backbone.clip_model."
 DERIVED = ("criterion.empty_weight", "attn_mask")
 """Entries that follow from the training vocabulary and from the text length; never loaded."""
-METADATA = "maftp"
-"""Entry in the header of own weights: JSON of the architecture and the training vocabulary."""
 _SHOWN = 3
-_TORCH_ERRORS = (RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError)
 
 
 def load_weights(model: Segmenter, path: Path) -> dict[str, Any]:
@@ -73,31 +68,6 @@ def load_teacher(teacher: torch.nn.Module, path: Path) -> bool:
     return bool(found)
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """Read the state dict of a checkpoint or of a CLIP weight file onto the CPU.
-
-    Raises:
-        CheckpointError: no such file, damaged, or not a state dict of tensors.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint file")
-    values = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    for wrapper in ("model", "state_dict"):  # Detectron2's and open_clip's
-        if isinstance(values, Mapping) and isinstance(values.get(wrapper), Mapping):
-            values = values[wrapper]
-    if (
-        not isinstance(values, Mapping)
-        or not values
-        or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in values.items())
-    ):
-        raise CheckpointError(f"{path}: holds no state dict of tensors; give a model checkpoint")
-    state = dict(values)
-    if all(name.startswith("module.") for name in state):  # left by data-parallel wrappers
-        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
-    return state
-
-
 def clip_entries(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the CLIP in a whole model's state under its own names; any other state as it is."""
     found = {
@@ -108,21 +78,14 @@ def clip_entries(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return found or state
 
 
-def read_metadata(path: Path) -> dict[str, Any]:
-    """Return what training noted in an own checkpoint; empty for any other file."""
-    if Path(path).suffix != ".safetensors":
-        return {}
-    with safe_open(path, framework="pt") as file:
-        return json.loads((file.metadata() or {}).get(METADATA, "{}"))
-
-
 def fit_state(
     state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], *, source: Path, model: str
 ) -> dict[str, Tensor]:
     """Return the entries of `state` that `wanted` asks for, derived ones left out.
 
     Raises:
-        CheckpointError: entries are missing, unexpected or of another shape; names some.
+        CheckpointError: entries are missing, unexpected, of another shape, or not finite; names
+            some.
     """
     state = {name: tensor for name, tensor in state.items() if not name.endswith(DERIVED)}
     missing = [name for name in wanted if name not in state]
@@ -146,7 +109,21 @@ def fit_state(
             f"{source}: the entries do not fit {model} ({'; '.join(problems)}); "
             f"the file looks like {describe(state)}, so choose the experiment it belongs to"
         )
+    check_finite({name: state[name] for name in wanted}, source)
     return state
+
+
+def check_finite(tensors: Mapping[str, Tensor], source: Path) -> None:
+    """Refuse tensors with NaN or infinity, which would make every score NaN.
+
+    Raises:
+        CheckpointError: names some of them.
+    """
+    if wrong := not_finite(tensors):
+        raise CheckpointError(
+            f"{source}: {len(wrong)} entries are not finite: {_shown(wrong)}; training had broken "
+            "down or the file is damaged, so take an earlier checkpoint or fetch it again"
+        )
 
 
 def describe(state: Mapping[str, Tensor]) -> str:
@@ -175,23 +152,3 @@ def _check_architecture(
                 f"{path}: was trained with {key} {metadata[key]!r}, the parameters say {value!r}; "
                 "choose the experiment it belongs to"
             )
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: not a readable .safetensors file ({error})") from None
-
-
-def _read_torch(path: Path) -> object:
-    try:
-        mapped = zipfile.is_zipfile(path)  # the form since PyTorch 1.6; what is unused is not read
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except (pickle.UnpicklingError, OSError, *_TORCH_ERRORS) as error:
-        logger.debug("torch.load of %s failed: %s", path, error)
-        raise CheckpointError(
-            f"{path}: not a readable checkpoint; it is truncated, no PyTorch file, or holds more "
-            "than tensors and plain values; fetch it again"
-        ) from None

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from maftp.errors import CheckpointError, MaftpError, ParamsError
-from maftp.modeling.checkpoint import clip_entries, fit_state, read_state
+from maftp.modeling.checkpoint import clip_entries, fit_state
+from maftp.modeling.checkpoint_file import read_state
 
 if TYPE_CHECKING:
     from maftp.config import Clip, Params

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safetensors.torch import save_file
-
 from maftp.files import atomic_path
 from maftp.modeling.clip_backbone import create_clip, find_pretrained, load_clip_weights
+from maftp.modeling.tensor_files import save_tensors
 
 if TYPE_CHECKING:
     from maftp.config import Clip
@@ -26,6 +25,7 @@ def fetch_clip(clip: Clip, out: Path) -> None:
     """
     model = create_clip(clip)
     load_clip_weights(model, find_pretrained(clip))
-    state = {name: tensor.float().contiguous() for name, tensor in model.state_dict().items()}
+    state = {name: tensor.float() for name, tensor in model.state_dict().items()}
+    noted = {"model": clip.model, "pretrained": clip.pretrained}
     with atomic_path(out) as temporary:
-        save_file(state, temporary, metadata={"model": clip.model, "pretrained": clip.pretrained})
+        save_tensors(temporary, state, key="clip", noted=noted)

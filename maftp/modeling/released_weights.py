@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from maftp.errors import CheckpointError
 from maftp.files import atomic_path, sha256
 from maftp.modeling.build import build_model
-from maftp.modeling.checkpoint import DERIVED, METADATA, TEACHER, fit_state, read_state
+from maftp.modeling.checkpoint import DERIVED, TEACHER, fit_state
+from maftp.modeling.checkpoint_file import METADATA, read_state
+from maftp.modeling.tensor_files import save_tensors
 
 if TYPE_CHECKING:
     from maftp.config import Params
@@ -59,9 +59,9 @@ def convert_released(
         "training_classes": num_training_classes,
         "source_sha256": sha256(released),
     }
-    tensors = {key: fitted[key].float().contiguous() for key in own}
+    tensors = {key: fitted[key].float() for key in own}
     with atomic_path(out) as temporary:
-        save_file(tensors, temporary, metadata={"format": "pt", METADATA: json.dumps(noted)})
+        save_tensors(temporary, tensors, key=METADATA, noted=noted)
 
 
 def _check_training_classes(state: Mapping[str, Tensor], classes: int, released: Path) -> None:

@@ -5,20 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from maftp.data.vocabulary import split_synonyms
 from maftp.errors import CheckpointError, DataError
 from maftp.files import atomic_path
+from maftp.modeling.checkpoint import check_finite
+from maftp.modeling.tensor_files import save_tensors
 
 if TYPE_CHECKING:
     from maftp.modeling.clip_backbone import ClipBackbone
@@ -42,6 +43,7 @@ TEMPLATES = (
     "There is a large {} in the scene.",
 )
 """Four of them have no full stop; released models were trained so."""
+_NOTED = "text_embeddings"
 CHUNK = 128
 """Sentences embedded at once, for memory."""
 
@@ -68,42 +70,52 @@ class TextEmbeddings:
 
     def save(self, path: Path) -> None:
         """Write a .safetensors file with names and digests in its metadata, atomically."""
-        metadata = {
-            "names": json.dumps(self.names),
-            "num_synonyms": json.dumps(self.num_synonyms),
+        noted = {
+            "names": self.names,
+            "num_synonyms": self.num_synonyms,
             "vocabulary_digest": self.vocabulary_digest,
             "clip_digest": self.clip_digest,
             "templates_digest": self.templates_digest,
         }
         with atomic_path(Path(path)) as temporary:
-            save_file({"weight": self.weight.cpu().contiguous()}, temporary, metadata=metadata)
+            save_tensors(temporary, {"weight": self.weight}, key=_NOTED, noted=noted)
 
     @classmethod
     def load(cls, path: Path) -> TextEmbeddings:
         """Read what `save` wrote.
 
         Raises:
-            CheckpointError: the file is missing, damaged or of another kind.
+            CheckpointError: the file is missing, damaged, of another kind, or not finite.
         """
         try:
             with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
+                noted = _noted(file.metadata() or {})
                 weight = file.get_tensor("weight")
-            names = tuple(json.loads(metadata["names"]))
             embeddings = cls(
                 weight=weight,
-                num_synonyms=tuple(json.loads(metadata["num_synonyms"])),
-                names=names,
-                clip_digest=metadata["clip_digest"],
-                templates_digest=metadata["templates_digest"],
+                num_synonyms=tuple(noted["num_synonyms"]),
+                names=tuple(noted["names"]),
+                clip_digest=noted["clip_digest"],
+                templates_digest=noted["templates_digest"],
             )
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
             raise CheckpointError(
                 f"{path}: no readable text embeddings ({error}); remove it and embed again"
             ) from None
-        if metadata.get("vocabulary_digest") != embeddings.vocabulary_digest:
+        if weight.ndim != 2 or len(weight) != sum(embeddings.num_synonyms):
+            raise CheckpointError(f"{path}: embeddings and names differ in number; embed again")
+        check_finite({"weight": weight}, path)
+        if noted.get("vocabulary_digest") != embeddings.vocabulary_digest:
             raise CheckpointError(f"{path}: names and digest differ; remove it and embed again")
         return embeddings
+
+
+def _noted(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Return names and digests; earlier files have an entry for each."""
+    if _NOTED in metadata:
+        return json.loads(metadata[_NOTED])
+    lists = {name: json.loads(metadata[name]) for name in ("names", "num_synonyms")}
+    return {**metadata, **lists}
 
 
 def digest(texts: Sequence[str]) -> str:

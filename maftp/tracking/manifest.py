@@ -10,7 +10,7 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,7 +46,11 @@ def training_digest(params: Params, *, seed: int, inputs: Sequence[str]) -> str:
     parts = {key: values[key] for key in ("clip", "model", "train")}
     parts["input"] = {key: value for key, value in values["input"].items() if key != "test"}
     parts |= {"dataset": params.data.train, "seed": seed, "inputs": list(inputs)}
-    parts["code"] = code_digest(TRAINING_CODE)
+    modules = [TRAINING_CODE]
+    if params.train.validation is not None:  # by these the best weights are chosen
+        parts["validation"] = [values["evaluate"], values["input"]["test"]]
+        modules.append("training.validation")
+    parts["code"] = code_digest(*modules)
     return digest_of(parts)
 
 
@@ -93,12 +97,14 @@ def circumstances() -> dict[str, Any]:
     }
 
 
-def input_digests(files: Sequence[Path]) -> dict[str, str]:
-    """Return the SHA-256 of files; those below the working directory by their relative path."""
+def input_digests(
+    files: Sequence[Path], *, digest: Callable[[Path], str] = sha256
+) -> dict[str, str]:
+    """Return the digests of files; those below the working directory by their relative path."""
     here = Path.cwd()
     places = {file: Path(file).absolute() for file in files}
     return {
-        str(place.relative_to(here) if place.is_relative_to(here) else place): sha256(file)
+        str(place.relative_to(here) if place.is_relative_to(here) else place): digest(file)
         for file, place in places.items()
     }
 

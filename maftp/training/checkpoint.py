@@ -5,11 +5,14 @@ A checkpoint is a folder `step-00000100` that appears whole or not at all:
     model.safetensors   trained parameters and buffers (what is frozen comes from CLIP's file again)
     optimizer.pt        optimizer, schedule and loss scaler
     state.json          step, and everything else that is numbers and names
+    best.safetensors    the weights that scored best so far, where training is validated
+    sha256.json         digests of the others: what a disk has damaged is never gone on from
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -18,18 +21,19 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from maftp.errors import CheckpointError
-from maftp.files import atomic_path
+from maftp.files import atomic_path, sha256, write_json
+from maftp.modeling.checkpoint_file import METADATA
+from maftp.modeling.tensor_files import read_noted, save_pickled, save_tensors
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.pt", "state.json"
+BEST, DIGESTS = "best.safetensors", "sha256.json"
 TEACHER = "backbone_t."
 """Prefix of the frozen copy of CLIP, which only training needs."""
-METADATA = "maftp"
-"""Metadata entry of own weight files; `maftp.modeling.checkpoint` reads it."""
 
 
 class Stateful(Protocol):
@@ -56,21 +60,37 @@ def step_folder(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}"
 
 
-def save_checkpoint(path: Path, state: TrainingState, numbers: Mapping[str, Any]) -> None:
+def save_checkpoint(
+    path: Path, state: TrainingState, numbers: Mapping[str, Any], *, best: Path | None = None
+) -> None:
     """Write a checkpoint folder in one go.
 
     Args:
         path: the folder to make.
         state: model and optimizer.
         numbers: what `load_checkpoint` returns again; must fit into JSON.
+        best: the weights that scored best so far.
+
+    Raises:
+        OSError: it cannot be written.
     """
-    with atomic_path(path) as temporary:
+    with atomic_path(path, durable=True) as temporary:
         temporary.mkdir()
-        tensors = trained_tensors(state.model)
-        save_file({name: t.cpu().contiguous() for name, t in tensors.items()}, temporary / MODEL)
+        save_tensors(temporary / MODEL, trained_tensors(state.model), key=METADATA, noted={})
         parts = {name: part.state_dict() for name, part in state.parts.items()}
-        torch.save(parts, temporary / OPTIMIZER)
+        save_pickled(temporary / OPTIMIZER, parts)
         (temporary / STATE).write_text(json.dumps(numbers))
+        if best is not None:
+            link_or_copy(best, temporary / BEST)
+        write_json(temporary / DIGESTS, {file.name: sha256(file) for file in temporary.iterdir()})
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file, that is only ever replaced, a second name; copy it where links are not known."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def load_checkpoint(path: Path, state: TrainingState) -> dict[str, Any]:
@@ -80,40 +100,82 @@ def load_checkpoint(path: Path, state: TrainingState) -> dict[str, Any]:
         CheckpointError: the folder is damaged or belongs to another model; nothing else is said
             to be loaded then.
     """
+    check_checkpoint(path)
     try:
-        numbers = json.loads((path / STATE).read_text())
         tensors = load_file(path / MODEL)
         parts = torch.load(path / OPTIMIZER, map_location="cpu", weights_only=True)
     except (OSError, ValueError, RuntimeError, SafetensorError, EOFError) as error:
-        raise CheckpointError(f"{path}: damaged checkpoint ({error}); remove the folder") from None
+        raise _damaged(path, str(error)) from None
     _load_tensors(state.model, tensors, path)
     for name, part in state.parts.items():
         part.load_state_dict(parts[name])
-    return numbers
+    return read_numbers(path)
+
+
+def check_checkpoint(path: Path) -> None:
+    """Compare the files of a checkpoint with their digests.
+
+    Raises:
+        CheckpointError: one is missing or damaged.
+    """
+    for name in _digests(path):
+        _check_file(path, name)
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """Return the checkpoint of the most steps below `folder`, or None."""
-    found = _checkpoints(folder)
-    return found[-1] if found else None
+    """Return the checkpoint of the most steps below `folder` that is not damaged, or None."""
+    return next((path for path in reversed(all_checkpoints(folder)) if is_sound(path)), None)
+
+
+def is_sound(path: Path) -> bool:
+    """Tell whether a checkpoint is whole and as it was written."""
+    try:
+        check_checkpoint(path)
+    except CheckpointError:
+        return False
+    return True
 
 
 def prune_checkpoints(folder: Path, *, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints below `folder`."""
-    for path in _checkpoints(folder)[:-keep]:
-        shutil.rmtree(path)
+    """Remove all but the newest `keep` checkpoints below `folder`, once the newest is sound."""
+    found = all_checkpoints(folder)
+    if len(found) > keep and is_sound(found[-1]):
+        for path in found[:-keep]:
+            shutil.rmtree(path)
 
 
 def read_numbers(path: Path) -> dict[str, Any]:
     """Return the numbers of a checkpoint without loading its tensors.
 
     Raises:
-        CheckpointError: they cannot be read.
+        CheckpointError: they are damaged.
     """
+    _check_file(path, STATE)
+    return json.loads((path / STATE).read_text())
+
+
+def _digests(path: Path) -> dict[str, str]:
     try:
-        return json.loads((path / STATE).read_text())
+        found = json.loads((path / DIGESTS).read_text())
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: damaged checkpoint ({error}); remove the folder") from None
+        raise _damaged(path, f"{DIGESTS}: {error}") from None
+    if not isinstance(found, dict) or not {MODEL, OPTIMIZER, STATE} <= found.keys():
+        raise _damaged(path, f"{DIGESTS} is not whole")
+    return found
+
+
+def _check_file(path: Path, name: str) -> None:
+    expected = _digests(path)[name]
+    try:
+        sound = sha256(path / name) == expected
+    except OSError as error:
+        raise _damaged(path, f"{name}: {error.strerror}") from None
+    if not sound:
+        raise _damaged(path, f"{name} differs from its digest")
+
+
+def _damaged(path: Path, reason: str) -> CheckpointError:
+    return CheckpointError(f"{path}: damaged checkpoint ({reason}); remove the folder")
 
 
 def save_weights(path: Path, model: nn.Module, facts: Mapping[str, Any]) -> None:
@@ -126,25 +188,23 @@ def save_weights(path: Path, model: nn.Module, facts: Mapping[str, Any]) -> None
     """
     names = model.training_names
     noted = {**facts, **model.architecture, "training_vocabulary": names and list(names)}
-    tensors = {
-        name: tensor.detach().cpu().contiguous()
-        for name, tensor in model.state_dict().items()
-        if not name.startswith(TEACHER)
-    }
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"format": "pt", METADATA: json.dumps(noted)})
+    state = model.state_dict()
+    tensors = {name: state[name] for name in state if not name.startswith(TEACHER)}
+    with atomic_path(path, durable=True) as temporary:
+        save_tensors(temporary, tensors, key=METADATA, noted=noted)
 
 
 def weights_facts(path: Path) -> dict[str, Any]:
     """Return what `save_weights` noted; nothing when the file is missing or not its own."""
     try:
-        with safe_open(path, framework="pt") as file:
-            return json.loads((file.metadata() or {}).get(METADATA, "{}"))
-    except (OSError, SafetensorError):
+        noted = read_noted(path, METADATA)
+    except (OSError, SafetensorError, ValueError):
         return {}
+    return noted if isinstance(noted, dict) else {}
 
 
-def _checkpoints(folder: Path) -> list[Path]:
+def all_checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints below `folder`, damaged ones too, by their steps."""
     if not folder.is_dir():
         return []
     return sorted(path for path in folder.iterdir() if re.fullmatch(r"step-\d{8,}", path.name))

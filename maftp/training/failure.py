@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from maftp.config import Params
-from maftp.errors import TrainingError
+from maftp.errors import Interrupted, TrainingError
 from maftp.files import atomic_path
 from maftp.training.checkpoint import trained_tensors
 from maftp.training.whole_batch import Batch
@@ -80,20 +80,43 @@ def out_of_memory(
         size: height and width they were padded to.
         device: whose memory it was.
     """
-    smaller = "input.train.short_side and max_side"
-    if params.input.train.mapper == "panoptic":
-        smaller = "input.train.crop_size"
-    if images > 1:
-        advice = f"set execution.micro_batch_size to {_divisor_below(images)}"
-    else:
-        advice = f"lower {smaller}, or train.num_points"
-    if device.type != "cuda":
-        advice += ", or give the job more memory (resources.train.memory_mb)"
-    kind = "GPU" if device.type == "cuda" else "machine"
-    return TrainingError(
+    gpu = device.type == "cuda"
+    kind = "GPU" if gpu else "machine"
+    # A job of Slurm gets more of the machine's memory with every attempt, but no other GPU.
+    return (TrainingError if gpu else Interrupted)(
         f"step {step + 1}: the {kind}'s memory does not suffice for {images} images of "
-        f"{size[0]} x {size[1]} pixels at once; {advice}"
+        f"{size[0]} x {size[1]} pixels at once; {memory_advice(params, images=images, gpu=gpu)}, "
+        "then run it again to go on from the last checkpoint"
     )
+
+
+def memory_advice(params: Params, *, images: int | None = None, gpu: bool = False) -> str:
+    """Name what lowers the memory a training needs: first what changes no result.
+
+    Args:
+        params: of the training.
+        images: computed at once in one worker; as the parameters say when not given.
+        gpu: the GPU's memory did not suffice, not the machine's.
+    """
+    execution = params.execution
+    if images is None:
+        images = execution.micro_batch_size or params.train.batch_size // execution.workers
+    advice = []
+    if images > 1:
+        advice.append(f"set execution.micro_batch_size to {_divisor_below(images)}")
+    if not execution.gradient_checkpointing:
+        advice.append("set execution.gradient_checkpointing to true")
+    if not gpu:
+        if execution.workers > 1:
+            advice.append("lower execution.workers")
+        if execution.loader_workers:
+            advice.append("lower execution.loader_workers")
+        advice.append("give the job more memory (resources.train.memory_mb)")
+    if images == 1:
+        panoptic = params.input.train.mapper == "panoptic"
+        smaller = "crop_size" if panoptic else "short_side and max_side"
+        advice.append(f"begin anew with a lower input.train.{smaller} or train.num_points")
+    return ", or ".join(advice)
 
 
 def _divisor_below(number: int) -> int:

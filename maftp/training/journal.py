@@ -10,13 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from maftp.errors import TrainingError
+from maftp.modeling.checkpoint import DERIVED
+from maftp.modeling.tensor_files import not_finite
 from maftp.training.checkpoint import (
+    BEST,
     TrainingState,
     load_checkpoint,
     newest_checkpoint,
     prune_checkpoints,
     save_checkpoint,
     step_folder,
+    trained_tensors,
 )
 from maftp.training.interruption import Pulse
 from maftp.training.meter import SCORE, Meter, Row, peak_memory
@@ -99,8 +104,12 @@ class Journal:
         self._numbers |= {"step": step, "seconds": self._meter.seconds}
         self._saved = time.monotonic()
         if self._place.rank == 0:
+            self._refuse_broken_weights(step)
             self._numbers |= self._measures()
-            save_checkpoint(path, self._state, self._numbers | more)
+            best = self._folder / BEST
+            save_checkpoint(
+                path, self._state, self._numbers | more, best=best if best.exists() else None
+            )
             prune_checkpoints(self._folder, keep=self._execution.checkpoints_kept)
         if self._mirror is not None:
             self._mirror.push(path, keep=self._execution.checkpoints_kept)
@@ -111,6 +120,16 @@ class Journal:
         half_row = self._meter.state()
         if step > self.step:
             self.save(step, meter=half_row)
+
+    def _refuse_broken_weights(self, step: int) -> None:
+        """Keep the last sound checkpoint the newest: from NaN no training comes back."""
+        tensors = trained_tensors(self._state.model)
+        wrong = not_finite({n: t for n, t in tensors.items() if not n.endswith(DERIVED)})
+        if wrong:
+            raise TrainingError(
+                f"step {step}: {len(wrong)} weights are not finite any more ({wrong[0]}, ...); "
+                "lower train.learning_rate or train.clip_gradients"
+            )
 
     def _measures(self) -> dict[str, int]:
         """Return trained elements and peak memory in bytes, of interrupted parts too."""

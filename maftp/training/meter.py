@@ -97,11 +97,16 @@ class Meter:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on with the half row that `state` returned, each worker with its own sums."""
+        """Go on with the half row that `state` returned, each worker with its own sums.
+
+        When there are more or fewer workers than before, each has the mean: so has the row.
+        """
         self._steps, self._waited = state["steps"], state["waited"]
         self._row_start = time.monotonic() - state["elapsed"]
         self._norms = torch.tensor(state["norms"], dtype=torch.float64, device=self._place.device)
-        self._sums = dict(zip(state["names"], state["sums"][self._place.rank], strict=True))
+        sums = torch.tensor(state["sums"], dtype=torch.float64)
+        own = sums[self._place.rank] if len(sums) == self._place.world_size else sums.mean(0)
+        self._sums = dict(zip(state["names"], own.tolist(), strict=True))
 
     def _clear(self) -> None:
         self._sums: dict[str, float] = {}

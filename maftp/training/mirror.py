@@ -1,7 +1,7 @@
 """A second home of checkpoints: a bucket or another file system, by URI, through pyarrow.
 
-For machines whose disks go with them. A copied checkpoint counts once its `state.json` is there,
-which is copied last; buckets know no rename.
+For machines whose disks go with them. A copied checkpoint counts once its digests are there, which
+are copied last; buckets know no rename.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from pathlib import Path
 from pyarrow import ArrowException
 from pyarrow.fs import FileSelector, FileSystem, FileType, copy_files
 
-from maftp.errors import ParamsError, TrainingError
+from maftp.errors import CheckpointError, ParamsError, TrainingError
 from maftp.files import atomic_path
-from maftp.training.checkpoint import MODEL, OPTIMIZER, STATE, newest_checkpoint
+from maftp.training.checkpoint import DIGESTS, check_checkpoint, newest_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -46,10 +46,8 @@ class Mirror:
         place = f"{self._folder}/{checkpoint.name}"
         try:
             self._files.create_dir(place, recursive=True)
-            for name in (MODEL, OPTIMIZER, STATE):
-                copy_files(
-                    str(checkpoint / name), f"{place}/{name}", destination_filesystem=self._files
-                )
+            for file in _digests_last(checkpoint):
+                copy_files(str(file), f"{place}/{file.name}", destination_filesystem=self._files)
             for name in self._complete()[:-keep]:
                 self._files.delete_dir(f"{self._folder}/{name}")
         except (ArrowException, OSError) as error:
@@ -70,18 +68,26 @@ class Mirror:
             ) from error
 
     def _pull(self, checkpoints: Path) -> None:
-        complete = self._complete()
         here = newest_checkpoint(checkpoints)
-        if not complete or (here is not None and here.name >= complete[-1]):
+        for name in reversed(self._complete()):
+            if here is not None and here.name >= name:
+                return
+            logger.info("fetching %s from %s", name, self._folder)
+            try:
+                with atomic_path(checkpoints / name, durable=True) as temporary:
+                    self._fetch(name, temporary)
+                    check_checkpoint(temporary)
+            except CheckpointError:
+                logger.warning("%s/%s: damaged copy; taking an older one", self._folder, name)
+                continue
             return
-        logger.info("fetching %s from %s", complete[-1], self._folder)
-        with atomic_path(checkpoints / complete[-1]) as temporary:
-            temporary.mkdir()
-            for name in (MODEL, OPTIMIZER, STATE):
-                source = f"{self._folder}/{complete[-1]}/{name}"
-                with self._files.open_input_stream(source) as remote:
-                    with open(temporary / name, "wb") as local:
-                        shutil.copyfileobj(remote, local)
+
+    def _fetch(self, name: str, target: Path) -> None:
+        target.mkdir()
+        for info in self._files.get_file_info(FileSelector(f"{self._folder}/{name}")):
+            with self._files.open_input_stream(info.path) as remote:
+                with open(target / info.base_name, "wb") as local:
+                    shutil.copyfileobj(remote, local)
 
     def _complete(self) -> list[str]:
         """Return the names of whole copies, those of the fewest steps first."""
@@ -90,5 +96,9 @@ class Mirror:
         return sorted(
             Path(info.path).parent.name
             for info in found
-            if info.type == FileType.File and Path(info.path).name == STATE
+            if info.type == FileType.File and info.base_name == DIGESTS
         )
+
+
+def _digests_last(checkpoint: Path) -> list[Path]:
+    return sorted(checkpoint.iterdir(), key=lambda file: (file.name == DIGESTS, file.name))

@@ -6,10 +6,15 @@ validation/           pictures of each validation
 history.csv           loss terms, learning rate and speed
 manifest.json         what the run was made of, and how long it took
 checkpoints/          gone when the weights are complete
+checkpoints-replaced-DIGEST/
+                      of other parameters, inputs or code: theirs again when those come back
+checkpoints-damaged/  when a disk has spoilt them all
 """  # fmt: skip
 
 from __future__ import annotations
 
+import itertools
+import json
 import logging
 import os
 import shutil
@@ -19,14 +24,22 @@ from typing import Any
 
 from maftp.errors import CheckpointError, TrainingError
 from maftp.files import atomic_path, write_json
-from maftp.training.checkpoint import newest_checkpoint, read_numbers, weights_facts
+from maftp.training.checkpoint import (
+    BEST,
+    STATE,
+    all_checkpoints,
+    check_checkpoint,
+    link_or_copy,
+    newest_checkpoint,
+    read_numbers,
+    weights_facts,
+)
 from maftp.training.interruption import Pulse, describe_loss
 from maftp.training.meter import Row, history_csv
 
 logger = logging.getLogger(__name__)
 
 WEIGHTS = "weights.safetensors"
-BEST = "best.safetensors"
 RUN = "run"
 """Key of the digest of everything a run depends on, in weights and checkpoints."""
 
@@ -59,26 +72,71 @@ class RunFolder:
         """True when only `publish` is left to do."""
         return weights_facts(self.checkpoints / WEIGHTS).get(RUN) == self.digest
 
-    def begin(self) -> None:
-        """Keep the newest checkpoint, and weights, of this digest; clear everything else away."""
-        newest = newest_checkpoint(self.checkpoints)
-        if newest is not None and _digest(newest) != self.digest:
+    def set_others_aside(self) -> None:
+        """Move checkpoints of another run out of the way, and those of this one back into place."""
+        other = _run_of(self.checkpoints)
+        if other not in (None, self.digest):
+            aside = self._move_aside(f"replaced-{other}")
             logger.warning(
-                "%s: a checkpoint of other parameters, inputs or code; starting anew", newest
-            )
-            newest = None
+                "%s: checkpoints of other parameters, inputs or code; they are kept in %s",
+                self.checkpoints, aside,
+            )  # fmt: skip
+        mine = next(iter(sorted(self.path.glob(f"checkpoints-replaced-{self.digest}*"))), None)
+        if mine is not None and not all_checkpoints(self.checkpoints):
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
+            os.rename(mine, self.checkpoints)
+            logger.info("the checkpoints in %s are of these parameters; going on with them", mine)
+
+    def begin(self) -> None:
+        """Keep the sound checkpoints of this run, go back over damaged ones, clear away the rest.
+
+        Nothing another run has made is deleted, and no older checkpoint before a newer one, made
+        later on, is known to be sound.
+        """
+        self.set_others_aside()
+        newest = self._go_back_to_a_sound_one()
         if newest is not None:
             numbers = read_numbers(newest)
             lost = Pulse(self.checkpoints).lost(step=numbers["step"], seconds=numbers["seconds"])
             logger.info("%s", describe_loss(step=numbers["step"], lost=lost))
         self.checkpoints.mkdir(parents=True, exist_ok=True)
-        kept = {newest, newest and self.checkpoints / BEST}
-        kept.add(self.checkpoints / WEIGHTS if self.trained else None)
-        for path in set(self.checkpoints.iterdir()) - kept:
+        # The weights too: nothing shows that they are sound, and the last checkpoint makes them.
+        for path in set(self.checkpoints.iterdir()) - set(all_checkpoints(self.checkpoints)):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
+        if newest is not None and (newest / BEST).exists():
+            link_or_copy(newest / BEST, self.checkpoints / BEST)
+
+    def _go_back_to_a_sound_one(self) -> Path | None:
+        """Return the newest sound checkpoint; say which newer ones are damaged, and remove them."""
+        damaged = {}
+        for path in reversed(all_checkpoints(self.checkpoints)):
+            try:
+                check_checkpoint(path)
+            except CheckpointError as error:
+                damaged[path] = str(error).removesuffix("; remove the folder")
+                continue
+            for other, reason in damaged.items():
+                logger.warning("%s; going back to step %d", reason, read_numbers(path)["step"])
+                shutil.rmtree(other)
+            return path
+        if damaged:
+            aside = self._move_aside("damaged")
+            logger.warning(
+                "%s; no checkpoint is sound, they are kept in %s; starting anew",
+                "; ".join(damaged.values()), aside,
+            )  # fmt: skip
+        return None
+
+    def _move_aside(self, name: str) -> Path:
+        """Rename the folder of checkpoints; return its new place."""
+        names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+        places = (self.path / f"checkpoints-{name}" for name in names)
+        aside = next(place for place in places if not place.exists())
+        os.rename(self.checkpoints, aside)
+        return aside
 
     def rows(self) -> list[Row]:
         """Return the history up to the newest checkpoint."""
@@ -86,7 +144,8 @@ class RunFolder:
         return read_numbers(newest)["history"] if newest is not None else []
 
     def clear(self) -> None:
-        """Remove the checkpoints of a complete run."""
+        """Remove the checkpoints of a complete run; those of another are set aside."""
+        self.set_others_aside()
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def publish(self, manifest: Mapping[str, Any]) -> None:
@@ -97,10 +156,11 @@ class RunFolder:
                 memory are added.
 
         Raises:
-            TrainingError: there is no checkpoint of the last step.
+            TrainingError: there is no sound checkpoint of the last step.
         """
         newest = newest_checkpoint(self.checkpoints)
-        if newest is None or not self.trained:
+        whole = newest is not None and newest == all_checkpoints(self.checkpoints)[-1]
+        if not whole or not self.trained:
             raise TrainingError(f"{self.checkpoints}: training did not finish; run it again")
         numbers = read_numbers(newest)
         with atomic_path(self.history) as temporary:
@@ -119,8 +179,18 @@ class RunFolder:
         self.clear()
 
 
-def _digest(checkpoint: Path) -> str | None:
-    try:
-        return read_numbers(checkpoint).get(RUN)
-    except CheckpointError:
-        return None
+def _run_of(checkpoints: Path) -> str | None:
+    """Return the digest of the run that checkpoints are of, damaged ones too as far as they say."""
+    for read in (read_numbers, _numbers_unchecked):
+        for path in reversed(all_checkpoints(checkpoints)):
+            try:
+                run = read(path)[RUN]
+            except (CheckpointError, OSError, ValueError, LookupError, TypeError):
+                continue
+            if isinstance(run, str) and run.isalnum():
+                return run
+    return None
+
+
+def _numbers_unchecked(checkpoint: Path) -> dict[str, Any]:
+    return json.loads((checkpoint / STATE).read_text())

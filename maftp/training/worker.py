@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from maftp.training.checkpoint import save_weights
+from maftp.errors import DataError
+from maftp.training.checkpoint import BEST, save_weights
 from maftp.training.journal import Journal
 from maftp.training.meter import Row
 from maftp.training.place import Place
-from maftp.training.run_folder import BEST, RUN, WEIGHTS
+from maftp.training.run_folder import RUN, WEIGHTS
 from maftp.training.trainer import Trainer
 from maftp.training.whole_batch import Batch, Order, gather_batch
 
@@ -65,7 +66,10 @@ def prepare(
         load_clip=clip,
         teacher=params.model.name == "maftp" and params.train.rc_weight > 0,
     )
-    model.set_training_vocabulary(names, TextEmbeddings.load(embeddings))
+    try:
+        model.set_training_vocabulary(names, TextEmbeddings.load(embeddings))
+    except DataError as error:
+        raise DataError(f"{embeddings}: {error}") from None
     mappers = {"semantic": mapper.SemanticMapper, "panoptic": mapper.PanopticMapper}
     batches = partial(
         _batches_from,

@@ -3,7 +3,9 @@ import torch
 from safetensors.torch import load_file
 
 from maftp.errors import CheckpointError
-from maftp.modeling.checkpoint import load_teacher, load_weights, read_state
+from maftp.modeling.checkpoint import load_teacher, load_weights
+from maftp.modeling.checkpoint_file import read_state
+from maftp.modeling.clip_backbone import load_clip_weights
 from maftp.training.checkpoint import save_weights
 
 
@@ -155,3 +157,36 @@ def test_old_torch_format(released, build, tmp_path):
     path = tmp_path / "old.pth"
     torch.save(state, path, _use_new_zipfile_serialization=False)
     load_weights(build(teacher=False), path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_named(released, build, tmp_path, value):
+    path, state = released
+    name = "sem_seg_head.predictor.query_feat.weight"
+    state[name][1, 2] = value
+    torch.save(state, path)
+    with pytest.raises(CheckpointError, match=rf"released.pth: 1 entries are not finite: {name}"):
+        load_weights(build(teacher=False), path)
+    model = build()
+    with torch.no_grad():
+        model.void_embedding.weight[0, 0] = value
+    save_weights(tmp_path / "weights.safetensors", model, {})
+    with pytest.raises(CheckpointError, match=r"not finite: void_embedding\.weight"):
+        load_weights(build(), tmp_path / "weights.safetensors")
+
+
+def test_a_teacher_that_is_not_finite_is_named(released, build):
+    path, state = released
+    state["backbone_t.clip_model.visual.trunk.stem.0.weight"][0] = float("nan")
+    torch.save(state, path)
+    with pytest.raises(CheckpointError, match="not finite: clip_model.visual.trunk.stem.0.weight"):
+        load_teacher(build().backbone_t, path)
+
+
+def test_clip_that_is_not_finite_is_named(build, tmp_path):
+    clip = build().backbone.clip_model
+    state = clip.state_dict()
+    state["token_embedding.weight"][5, 1] = float("nan")
+    torch.save(state, tmp_path / "clip.pt")
+    with pytest.raises(CheckpointError, match=r"clip\.pt: 1 entries are not finite: token_emb"):
+        load_clip_weights(clip, tmp_path / "clip.pt")

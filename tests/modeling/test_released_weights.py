@@ -86,5 +86,5 @@ def test_a_pickle_that_runs_code_is_refused(tiny_params, tmp_path):
 
     path = tmp_path / "evil.pth"
     torch.save({"model": Evil()}, path)
-    with pytest.raises(CheckpointError, match=r"evil\.pth: not a readable checkpoint"):
+    with pytest.raises(CheckpointError, match=r"builtins\.print, which could run code"):
         convert(tiny_params, path, tmp_path)

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -73,3 +75,28 @@ def test_damaged_or_foreign_files(tmp_path):
 def test_bad_vocabularies(backbone, names, message):
     with pytest.raises(DataError, match=message):
         embed_vocabulary(backbone, names)
+
+
+def test_embeddings_that_are_not_finite_are_refused(tmp_path):
+    weight = torch.eye(3)
+    weight[1, 1] = float("nan")
+    TextEmbeddings(weight, (1, 2), ("sky", "car,auto")).save(tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match=r"a\.safetensors: 1 entries are not finite: weight"):
+        TextEmbeddings.load(tmp_path / "a.safetensors")
+
+
+def test_files_with_an_entry_for_each_fact_are_read(tmp_path):
+    """As written before 0.2: several metadata entries, in an order that safetensors chooses."""
+    embeddings = TextEmbeddings(torch.eye(3), (1, 2), ("sky", "car,auto"), "c", "t")
+    metadata = {
+        "names": json.dumps(embeddings.names),
+        "num_synonyms": json.dumps(embeddings.num_synonyms),
+        "vocabulary_digest": embeddings.vocabulary_digest,
+        "clip_digest": "c",
+        "templates_digest": "t",
+    }
+    save_file({"weight": embeddings.weight}, tmp_path / "old.safetensors", metadata=metadata)
+    found = TextEmbeddings.load(tmp_path / "old.safetensors")
+    assert torch.equal(found.weight, embeddings.weight)
+    assert found.names == embeddings.names and found.num_synonyms == (1, 2)
+    assert (found.clip_digest, found.templates_digest) == ("c", "t")

@@ -11,6 +11,7 @@ import pytest
 from maftp.config import load_params, parse_params
 from maftp.tracking import manifest
 from maftp.tracking.manifest import collect_manifest, digest_of, package_versions, training_digest
+from maftp.tracking.source import code_files
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -91,3 +92,37 @@ def test_training_digest_changes_with_what_matters(params, monkeypatch):
     assert digest(changed(params, evaluate={"overlays": 99})) == same
     assert digest(changed(params, benchmarks=("A-150",))) == same
     assert digest(changed(params, tracking={"uri": "sqlite:///x.db"})) == same
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"micro_batch_size": 2}, {"gradient_checkpointing": True}, {"cpus_per_worker": 2},
+        {"workers": 2}, {"loader_workers": 1}, {"checkpoint_period": 7}, {"checkpoints_kept": 5},
+        {"checkpoint_minutes": 3.0}, {"log_period": 10},
+    ],
+    ids=lambda setting: next(iter(setting)),
+)  # fmt: skip
+def test_how_a_training_is_executed_makes_no_other_run(params, setting):
+    """Advice such as a lower micro_batch_size must go on from the checkpoint."""
+    before = training_digest(params, seed=0, inputs=())
+    assert training_digest(changed(params, execution=setting), seed=0, inputs=()) == before
+
+
+def test_what_chooses_the_best_weights_matters_when_they_are_wanted(params):
+    validated = changed(params, train={"validation": {"benchmark": "A-150", "period": 1}})
+    before = training_digest(validated, seed=0, inputs=())
+    other = changed(validated, evaluate={"object_threshold": 0.5})
+    assert training_digest(other, seed=0, inputs=()) != before
+
+
+@pytest.mark.parametrize(
+    "module", sorted((ROOT / "maftp/training").glob("*.py")), ids=lambda p: p.stem
+)
+def test_an_edit_makes_another_run_only_where_it_can_change_a_number(module):
+    cannot = {
+        "__init__", "allocation", "failure", "interruption", "job", "launch", "mirror", "preflight",
+        "ray_cluster", "ray_environment", "ray_failure", "ray_node", "ray_workers", "row_file",
+        "run_folder", "validation",
+    }  # fmt: skip
+    assert (module in code_files(manifest.TRAINING_CODE)) != (module.stem in cannot)

@@ -73,15 +73,25 @@ def test_another_model_is_refused(tiny, tmp_path):
         load_checkpoint(tmp_path / "c", state_of(other))
 
 
-def test_newest_and_prune(tmp_path):
+def test_newest_and_prune(tiny, tmp_path):
     assert newest_checkpoint(tmp_path / "absent") is None
     for step in (100, 900, 1000):
-        step_folder(tmp_path, step).mkdir()
+        save_checkpoint(step_folder(tmp_path, step), state_of(tiny.TinyModel()), {"step": step})
     (tmp_path / ".step-00002000.x").mkdir()  # what a killed writer leaves
     assert newest_checkpoint(tmp_path) == step_folder(tmp_path, 1000)
     prune_checkpoints(tmp_path, keep=2)
     assert not step_folder(tmp_path, 100).exists()
     assert step_folder(tmp_path, 900).exists()
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_older_ones_stay_until_the_newest_is_sound(tiny, tmp_path, keep):
+    for step in (1, 2, 3):
+        save_checkpoint(step_folder(tmp_path, step), state_of(tiny.TinyModel()), {"step": step})
+    (step_folder(tmp_path, 3) / "optimizer.pt").write_bytes(b"cut")
+    prune_checkpoints(tmp_path, keep=keep)
+    assert step_folder(tmp_path, 1).exists() and step_folder(tmp_path, 2).exists()
+    assert newest_checkpoint(tmp_path) == step_folder(tmp_path, 2)
 
 
 def test_unreadable_numbers(tmp_path):

@@ -2,96 +2,22 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from maftp.errors import DataError
-from maftp.training.launch import launch
-from maftp.training.meter import TIMINGS
+from maftp.errors import CheckpointError, DataError, Interrupted, OutputError, TrainingError
+from maftp.training.job import LastWords
+from maftp.training.launch import _file_digests, launch
 from maftp.training.place import Place
 from maftp.training.run_folder import RunFolder
 from maftp.training.worker import train
-
-ROOT = Path(__file__).resolve().parents[2]
-DRIVER = Path(__file__).with_name("tiny_run.py")
-PATIENCE = 400.0
-
-
-@pytest.fixture
-def start(tmp_path):
-    """Start drivers as processes of their own; none outlives the test."""
-    drivers = []
-
-    def start_driver(*arguments: str) -> subprocess.Popen:
-        environment = os.environ | {
-            "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db",
-            "PYTHONPATH": str(ROOT),
-            "OMP_NUM_THREADS": "1",
-        }
-        environment.pop("RAY_ADDRESS", None)
-        driver = subprocess.Popen(
-            [sys.executable, str(DRIVER), *arguments],
-            env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        drivers.append(driver)
-        return driver
-
-    yield start_driver
-    for driver in drivers:
-        driver.kill()
-        driver.wait()
-
-
-def wait_for(condition, what: str) -> None:
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, f"waited {PATIENCE} s for {what}"
-        time.sleep(0.2)
-
-
-def children(pid: int) -> dict[int, str]:
-    """Return all living descendants of a process and when each started."""
-    parents, starts = {}, {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if fields[0] != "Z":
-            parents[int(stat.parent.name)] = int(fields[1])
-            starts[int(stat.parent.name)] = fields[19]
-    found = {pid}
-    while more := {child for child, parent in parents.items() if parent in found} - found:
-        found |= more
-    return {child: starts[child] for child in found - {pid} if child in starts}
-
-
-def alive(processes: dict[int, str]) -> list[int]:
-    """Return those of `processes` that still live; numbers are used again, starts are not."""
-    found = []
-    for pid, started in processes.items():
-        try:
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if fields[19] == started and fields[0] != "Z":
-            found.append(pid)
-    return found
-
-
-def losses(history: Path) -> list[dict[str, str]]:
-    with open(history, newline="") as file:
-        return [{k: v for k, v in row.items() if k not in TIMINGS} for row in csv.DictReader(file)]
+from tests.training.conftest import DRIVER
+from tests.training.processes import PATIENCE, alive, children, losses, wait_for
 
 
 @pytest.fixture
@@ -186,3 +112,69 @@ def test_missing_input_is_named(params, tmp_path):
             out=tmp_path / "run",
         )
     assert not (tmp_path / "run").exists()
+
+
+def refuse(params, **_):
+    raise DataError("text embeddings are of another vocabulary; embed this one again")
+
+
+def test_a_mistake_is_found_before_ray_starts(params, tmp_path, monkeypatch):
+    """What workers build is built here first: no checkpoint moves, no Ray starts."""
+    monkeypatch.setattr("maftp.training.launch._run", None)
+    out = tmp_path / "run"
+    with pytest.raises(DataError, match="another vocabulary"):
+        launch(
+            params, variant="maftp", seed=0, clip=DRIVER, embeddings=DRIVER, out=out,
+            prepare=refuse,
+        )  # fmt: skip
+    assert not out.exists()
+
+
+def test_a_place_that_cannot_be_written_is_found_first(params, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="file is no folder"):
+        launch(
+            params, variant="maftp", seed=0, clip=DRIVER, embeddings=DRIVER, out=tmp_path / "file",
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("attempt", [1, 2, 3])
+@pytest.mark.parametrize("error", [TrainingError("step 7: nan"), Interrupted("memory")])
+def test_only_what_may_pass_is_tried_again(params, tmp_path, monkeypatch, attempt, error):
+    """A second attempt of a workflow repeats a mistake's sentence at once; a person's does not."""
+
+    class Tried(Exception):
+        pass
+
+    def prepare(params, **_):
+        raise Tried
+
+    words = LastWords(tmp_path / "run/checkpoints")
+    words.make_room()
+    words.say(error)
+    again = attempt == 1 or isinstance(error, Interrupted)
+    with pytest.raises(Tried if again else TrainingError, match=None if again else "step 7: nan"):
+        launch(
+            params, variant="maftp", seed=0, clip=DRIVER, embeddings=DRIVER,
+            out=tmp_path / "run", prepare=prepare, attempt=attempt,
+        )  # fmt: skip
+
+
+def test_damaged_inputs_are_named(params, tmp_path):
+    clip = tmp_path / "clip.safetensors"
+    clip.write_bytes(b"cut")
+    with pytest.raises(CheckpointError, match="clip.safetensors: damaged or cut short"):
+        launch(params, variant="maftp", seed=0, clip=clip, embeddings=DRIVER, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_remade_embeddings_are_the_same_input(tmp_path):
+    """The bytes of files with several metadata entries differ each time; the run must not."""
+    held = {"weight": torch.eye(3)}
+    facts = {f"key{i}": "value" for i in range(8)}
+    digests = set()
+    for _ in range(5):
+        path = tmp_path / "a.safetensors"
+        save_file(held, path, metadata=facts)
+        digests.add(tuple(_file_digests([path]).values()))
+    assert len(digests) == 1

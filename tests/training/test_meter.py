@@ -69,6 +69,17 @@ def test_a_half_row_goes_on(monkeypatch):
     assert (row["images_per_second"], row["data_wait"]) == (2.0, 0.5)
 
 
+def test_a_half_row_goes_on_with_another_number_of_workers():
+    """Of two workers' sums 3 and 5 one worker goes on with their mean, which the row shows."""
+    state = {
+        "steps": 1, "waited": 0.0, "elapsed": 1.0, "norms": [1.0, 1.0],
+        "names": ["loss_ce"], "sums": [[3.0], [5.0]],
+    }  # fmt: skip
+    meter = Meter(batch_size=4, place=Place())
+    meter.restore(state)
+    assert close(meter, 1)["loss"] == 4.0
+
+
 def test_csv_reads_back_equal():
     rows = [{"step": 1, "loss": 0.1 + 0.2}, {"step": 2, "loss": 1e-17}]
     back = list(csv.DictReader(io.StringIO(history_csv(rows))))

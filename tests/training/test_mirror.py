@@ -57,18 +57,34 @@ def test_the_newest_are_kept_and_half_copies_ignored(tiny, place, tmp_path):
     run(tiny, mirrored(tiny, place), tmp_path / "b")  # checkpoints at 4, 8, 12; two are kept
     bucket = tmp_path / "bucket/abc"
     assert {path.name for path in bucket.iterdir()} == {"step-00000008", "step-00000012"}
-    (bucket / "step-00000012/state.json").unlink()
+    (bucket / "step-00000012/sha256.json").unlink()
     Mirror(place, run="abc").pull(tmp_path / "c")
     assert newest_checkpoint(tmp_path / "c").name == "step-00000008"
 
 
 def test_nothing_is_fetched_when_nothing_is_newer(tiny, place, tmp_path):
     run(tiny, mirrored(tiny, place), tmp_path / "b")
-    step_folder(tmp_path / "c", 12).mkdir(parents=True)
+    shutil.copytree(step_folder(tmp_path / "b", 12), step_folder(tmp_path / "c", 12))
+    (step_folder(tmp_path / "c", 12) / "mine").touch()
     Mirror(place, run="abc").pull(tmp_path / "c")
-    assert not list(step_folder(tmp_path / "c", 12).iterdir())
+    assert (step_folder(tmp_path / "c", 12) / "mine").exists()
     Mirror(place, run="other").pull(tmp_path / "d")
     assert newest_checkpoint(tmp_path / "d") is None
+
+
+@pytest.mark.parametrize("where", ["here", "there"])
+def test_damage_is_gone_back_over(tiny, place, tmp_path, where, caplog):
+    """What is damaged here is fetched; of damaged copies the older one is."""
+    run(tiny, mirrored(tiny, place), tmp_path / "b")
+    if where == "there":
+        (tmp_path / "bucket/abc/step-00000012/optimizer.pt").write_bytes(b"cut")
+        shutil.rmtree(tmp_path / "b")
+    else:
+        (tmp_path / "b/step-00000012/optimizer.pt").write_bytes(b"cut")
+    Mirror(place, run="abc").pull(tmp_path / "b")
+    expected = {"there": "step-00000008", "here": "step-00000012"}[where]
+    assert newest_checkpoint(tmp_path / "b").name == expected
+    assert ("damaged copy" in caplog.text) == (where == "there")
 
 
 def test_a_place_that_cannot_be_written_stops_nothing(tiny, tmp_path, caplog):

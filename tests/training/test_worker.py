@@ -285,3 +285,20 @@ def test_bfloat16_needs_no_loss_scaling(tiny, tmp_path):
     assert parts["scaler"] == {}
     exact, rounded = ([row["loss"] for row in history(tmp_path / name)] for name in "ab")
     assert rounded == pytest.approx(exact, rel=0.05) and rounded != exact
+
+
+def test_weights_that_are_not_finite_make_no_checkpoint(tiny, tmp_path, monkeypatch):
+    """The loss is finite, its gradient is 0 times infinity: from NaN no training comes back."""
+    forward = tiny.TinyModel.forward
+
+    def broken(self, batch):
+        losses = forward(self, batch)
+        self.steps = getattr(self, "steps", 0) + 1
+        if self.steps == 6:
+            losses["loss_ce"] = losses["loss_ce"] + (self.scale - self.scale.detach()).sqrt()
+        return losses
+
+    monkeypatch.setattr(tiny.TinyModel, "forward", broken)
+    with pytest.raises(TrainingError, match=r"step 6: \d+ weights are not finite any more"):
+        run(tiny, tmp_path, tiny.tiny_params(checkpoint_period=3))
+    assert newest_checkpoint(tmp_path) == step_folder(tmp_path, 3)

@@ -162,10 +162,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--seconds", type=float, default=0.0, help="between steps")
     parser.add_argument("--fault", type=int, help="step whose data are broken")
+    parser.add_argument("--micro-batch-size", type=int)
     parser.add_argument("--without-ray", action="store_true")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    params = tiny_params(workers=options.workers, nodes=options.nodes, iterations=options.steps)
+    params = tiny_params(
+        workers=options.workers, nodes=options.nodes, iterations=options.steps,
+        micro_batch_size=options.micro_batch_size,
+    )  # fmt: skip
     out = options.out.resolve()
     if options.without_ray:
         train_without_ray(out, params)

@@ -27,6 +27,7 @@ rule train:
         cpus_per_task=PARAMS.execution.workers
         * PARAMS.execution.cpus_per_worker
         // PARAMS.resources.nodes,
+        attempt=lambda wildcards, attempt: attempt,
     params:
         folder=RUN,
         settings=lambda wildcards: settings(
@@ -46,5 +47,7 @@ rule train:
         "Train {wildcards.variant}, seed {wildcards.seed}"
     shell:
         # exec: a signal must reach maftp itself, not a shell in between
+        # attempt: a mistake is not tried again, a lost worker is
         "exec maftp train --code {params.code:q} --variant {wildcards.variant:q} --seed {wildcards.seed:q}"
         " --clip {input.clip:q} --text {input.text:q} --out {params.folder:q} --log {log:q}"
+        " --attempt {resources.attempt:q}"

@@ -1,0 +1,140 @@
+"""Ray Train around the loop of a worker: what each worker does, and what their end means."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from torch import nn
+
+from maftp.errors import FULL_DISK, MaftpError, TrainingError, describe_os_error
+from maftp.training.interruption import StopNote
+from maftp.training.job import Job, LastWords
+from maftp.training.meter import Row
+from maftp.training.place import Place
+from maftp.training.ray_failure import describe_failure
+from maftp.training.row_file import RowFile
+from maftp.training.run_folder import WEIGHTS
+from maftp.training.worker import Validate, train
+
+
+def fit(job: Job) -> bool:
+    """Train; return False when the workers were asked to stop before the end.
+
+    Raises:
+        TrainingError: whatever ended it, in a sentence.
+    """
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    execution = job.params.execution
+    resources = {"CPU": execution.cpus_per_worker}
+    if execution.gpus_per_worker:
+        resources["GPU"] = execution.gpus_per_worker
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config={"job": job},
+        scaling_config=ScalingConfig(
+            num_workers=execution.workers,
+            use_gpu=execution.gpus_per_worker > 0,
+            resources_per_worker=resources,
+            placement_strategy="SPREAD" if job.params.resources.nodes > 1 else "PACK",
+        ),
+        torch_config=TorchConfig(backend="nccl" if execution.gpus_per_worker else "gloo"),
+        run_config=RunConfig(
+            name=job.folder.name,
+            storage_path=str(job.folder.parent),
+            # Workers prune: Ray does not know checkpoints from before a lost driver.
+            checkpoint_config=CheckpointConfig(num_to_keep=None),
+            failure_config=FailureConfig(max_failures=job.params.resources.worker_retries),
+        ),
+    )
+    try:
+        trainer.fit()
+    except Exception as error:  # Ray's own classes have no common ancestor but this
+        said = LastWords(job.folder).read()
+        raise said or describe_failure(error, job.params) from error
+    return (job.folder / WEIGHTS).exists()
+
+
+def _work(config: Mapping[str, Job]) -> None:
+    """Run in every Ray Train worker."""
+    import ray.train
+
+    job = config["job"]
+    os.chdir(job.working_directory)
+    context = ray.train.get_context()
+    place = Place(
+        rank=context.get_world_rank(),
+        world_size=context.get_world_size(),
+        device=ray.train.torch.get_device(),
+    )
+    words = LastWords(job.folder)
+    if (said := words.read()) is not None:
+        raise said  # trying again does not help
+    try:
+        _train(job, place)
+    except MaftpError as error:
+        words.say(error)
+        raise
+    except OSError as error:
+        if error.errno not in FULL_DISK:
+            raise
+        said = TrainingError(
+            f"{describe_os_error(error)}; training goes on from its last checkpoint"
+        )
+        words.say(said)
+        raise said from error
+
+
+def _train(job: Job, place: Place) -> None:
+    if place.rank == 0:
+        RowFile(job.folder).note_restart()
+    model, batches = job.prepare(
+        job.params, seed=job.seed, clip=job.clip, embeddings=job.embeddings, place=place
+    )
+    train(
+        model,
+        batches,
+        params=job.params,
+        seed=job.seed,
+        folder=job.folder,
+        report=_reporter(job, place),
+        facts=job.facts,
+        place=place,
+        asked_to_stop=StopNote(job.folder).asked_lately,
+        validate=validation(job, model),
+    )
+
+
+def validation(job: Job, model: nn.Module) -> Validate | None:
+    """Return what scores the model meanwhile, where the parameters want that.
+
+    Raises:
+        DataError: the benchmark is not known or not converted.
+    """
+    if job.params.train.validation is None:
+        return None
+    from maftp.training.validation import Validation  # seconds to import
+
+    return Validation.from_params(model, job.params, folder=job.folder.parent)
+
+
+def _reporter(job: Job, place: Place) -> Callable[[Row, Path | None], None]:
+    """Return what hands rows to the driver, through a file, and checkpoints to Ray."""
+    import ray.train
+
+    rows = RowFile(job.folder)
+
+    def report(row: Row, checkpoint: Path | None) -> None:
+        if place.rank == 0:
+            rows.add(row)
+        if checkpoint is not None:
+            ray.train.report(
+                row,
+                checkpoint=ray.train.Checkpoint(checkpoint) if place.rank == 0 else None,
+                checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD,
+            )
+
+    return report

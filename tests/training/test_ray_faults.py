@@ -1,0 +1,168 @@
+"""Faults of the machine under a real Ray: one sentence each, and the same command ends with the
+bytes of a run that nobody has disturbed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from maftp.files import sha256
+from tests.training.conftest import ROOT
+from tests.training.processes import PATIENCE, children, losses, wait_for
+
+FULL_DISK = Path(__file__).with_name("full_disk.py")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1500),
+    pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at /proc"),
+]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Path:
+    """The folder of a run that nothing happened to."""
+    out = tmp_path_factory.mktemp("undisturbed") / "run"
+    environment = os.environ | {
+        "MLFLOW_TRACKING_URI": f"sqlite:///{out.parent}/mlflow.db", "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    environment.pop("RAY_ADDRESS", None)
+    driver = Path(__file__).with_name("tiny_run.py")
+    subprocess.run([sys.executable, driver, out], env=environment, check=True, capture_output=True)
+    return out
+
+
+def end(driver: subprocess.Popen) -> str:
+    _, log = driver.communicate(timeout=PATIENCE)
+    return log
+
+
+def assert_one_sentence(log: str, *parts: str) -> None:
+    assert "Traceback" not in log and "ray.exceptions" not in log, log
+    assert all(part in log.splitlines()[-1] for part in parts), log
+
+
+def assert_equal_bytes(out: Path, undisturbed: Path) -> None:
+    assert sha256(out / "weights.safetensors") == sha256(undisturbed / "weights.safetensors")
+    assert losses(out / "history.csv") == losses(undisturbed / "history.csv")
+
+
+def processes_named(driver: int, name: str) -> list[int]:
+    """Return the driver's descendants whose command begins with a program of this name."""
+    found = []
+    for pid in children(driver):
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].decode()
+        except OSError:
+            continue
+        if command.rpartition("/")[2].removeprefix("ray::").startswith(name):
+            found.append(pid)
+    return found
+
+
+AGAIN = "run it again to go on from the last checkpoint"
+
+
+@pytest.mark.parametrize(
+    ("process", "sentence"),
+    [
+        ("gcs_server", f"Ray's gcs_server was killed or has crashed; {AGAIN}"),
+        ("raylet", f"Ray's raylet was killed or has crashed; {AGAIN}"),
+        ("TrainController", f"a process of Ray was killed or has crashed; {AGAIN}"),
+        ("RayTrainWorker", None),  # Ray starts another
+    ],
+)
+def test_a_killed_process(start, undisturbed, tmp_path, process, sentence):
+    out = tmp_path / "run"
+    driver = start(str(out), "--seconds", "1.0")
+    wait_for(lambda: (out / "checkpoints/step-00000004").exists(), "the first checkpoint")
+    for pid in processes_named(driver.pid, process):
+        os.kill(pid, signal.SIGKILL)
+    log = end(driver)
+    if sentence is None:
+        assert driver.returncode == 0, log
+        assert "a worker was lost: going on from step" in log
+    else:
+        assert driver.returncode == 1, log
+        assert_one_sentence(log, sentence)
+        assert not (out / "weights.safetensors").exists()
+        log = end(again := start(str(out)))
+        assert again.returncode == 0, log
+        assert "going on from step" in log
+    assert_equal_bytes(out, undisturbed)
+
+
+def test_a_killed_driver_and_a_damaged_newest_checkpoint(start, undisturbed, tmp_path):
+    out = tmp_path / "run"
+    driver = start(str(out), "--seconds", "0.5")
+    newest = out / "checkpoints/step-00000008"
+    wait_for(newest.exists, "the second checkpoint")
+    driver.kill()
+    driver.wait()
+    (newest / "optimizer.pt").write_bytes((newest / "optimizer.pt").read_bytes()[:100])
+    log = end(again := start(str(out)))
+    assert again.returncode == 0, log
+    assert "optimizer.pt differs from its digest); going back to step 4" in log
+    assert_equal_bytes(out, undisturbed)
+
+
+def test_lack_of_memory(start, undisturbed, tmp_path):
+    """Ray's own watch over the machine's memory, with a threshold that is passed at once."""
+    out = tmp_path / "run"
+    driver = start(str(out), RAY_memory_usage_threshold="0.02", RAY_memory_monitor_refresh_ms="100")
+    log = end(driver)
+    assert driver.returncode == 1, log
+    assert_one_sentence(
+        log, "memory does not suffice (", "set execution.micro_batch_size to 2", AGAIN
+    )
+    log = end(again := start(str(out)))
+    assert again.returncode == 0, log
+    assert_equal_bytes(out, undisturbed)
+
+
+def test_the_advice_on_memory_goes_on_from_the_checkpoint(start, undisturbed, tmp_path):
+    out = tmp_path / "run"
+    driver = start(str(out), "--seconds", "1.0")
+    wait_for(lambda: (out / "checkpoints/step-00000004").exists(), "the first checkpoint")
+    driver.send_signal(signal.SIGTERM)
+    end(driver)
+    assert driver.returncode == 75
+    log = end(again := start(str(out), "--micro-batch-size", "2"))
+    assert again.returncode == 0, log
+    assert "going on from step" in log and "step 3/12" not in log
+    steps = [[row["step"] for row in losses(p / "history.csv")] for p in (out, undisturbed)]
+    assert set(steps[0]) >= set(steps[1])
+
+
+def test_a_full_disk(undisturbed, tmp_path):
+    environment = os.environ | {
+        "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db", "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    (tmp_path / "disk").mkdir()
+    command = ["unshare", "--mount", sys.executable, FULL_DISK, tmp_path / "disk"]
+    done = subprocess.run(
+        list(map(str, command)), env=environment, capture_output=True, text=True, timeout=900
+    )
+    if done.returncode == 77 or "unshare" in done.stderr:
+        pytest.skip("no permission to mount a small file system")
+    assert done.returncode == 0, done.stdout + done.stderr
+    full, held, room = done.stdout.splitlines()
+    assert full.startswith("FULL 1 ") and "no space is left on this disk" in full
+    assert held == "HELD step-00000004"  # nothing half written
+    assert room == f"ROOM {sha256(undisturbed / 'weights.safetensors')}"
+
+
+def test_a_long_tmpdir(start, undisturbed, tmp_path):
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    log = end(driver := start(str(tmp_path / "run"), TMPDIR=str(long)))
+    assert driver.returncode == 0, log
+    assert "$TMPDIR is too long for sockets" in log
+    assert_equal_bytes(tmp_path / "run", undisturbed)

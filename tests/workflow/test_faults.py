@@ -1,0 +1,152 @@
+"""What can end a workflow: the same command ends with the byte-identical weights and table."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from maftp.files import sha256
+from tests.training.processes import children
+from tests.workflow.conftest import BIN, Checkout
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1800),
+    pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at /proc"),
+]
+
+PARAMS = ["smoke.yaml", "longer.yaml"]
+LONGER = {
+    "train": {"iterations": 30}, "benchmarks": ["PAS-20"], "variants": {"maftp": {}},
+}  # fmt: skip
+RUN = "results/smoke/maftp/seed0"
+COSTS = ["training_seconds", "peak_memory_mb"]
+
+
+@pytest.fixture(scope="module")
+def begun(finished, tmp_path_factory) -> Checkout:
+    """A checkout whose data are there; a longer training is to be done."""
+    path = tmp_path_factory.mktemp("begun") / "checkout"
+    shutil.copytree(finished.path, path, symlinks=True)
+    shutil.rmtree(path / "results")
+    (path / "longer.yaml").write_text(yaml.safe_dump(LONGER))
+    return Checkout(path)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(begun, tmp_path_factory) -> Checkout:
+    checkout = copy(begun, tmp_path_factory.mktemp("undisturbed") / "checkout")
+    checkout.snakemake("results/table.csv", params=PARAMS, timeout=900)
+    return checkout
+
+
+def copy(checkout: Checkout, path: Path) -> Checkout:
+    shutil.copytree(checkout.path, path, symlinks=True)
+    return Checkout(path)
+
+
+def start(checkout: Checkout) -> subprocess.Popen:
+    command = [BIN / "snakemake", "--cores", "2", "results/table.csv", "--configfile", *PARAMS]
+    return subprocess.Popen(
+        list(map(str, command)), cwd=checkout.path, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def wait_for_checkpoints(checkout: Checkout, count: int) -> None:
+    end = time.monotonic() + 400
+    while len(list((checkout.path / RUN / "checkpoints").glob("step-*"))) < count:
+        assert time.monotonic() < end, "no checkpoint in time"
+        time.sleep(0.1)
+
+
+def descendants(process: subprocess.Popen, name: str) -> list[int]:
+    """Return the descendants whose command line has this word as a program, or argument."""
+    found = []
+    for pid in children(process.pid):
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        programs = {word.rpartition("/")[2].removeprefix("ray::").split(".")[0] for word in words}
+        if name in programs:
+            found.append(pid)
+    return found
+
+
+def assert_equal_results(checkout: Checkout, undisturbed: Checkout) -> None:
+    one, other = (c.path / RUN / "weights.safetensors" for c in (checkout, undisturbed))
+    assert sha256(one) == sha256(other)
+    tables = [pd.read_csv(c.path / "results/table.csv") for c in (checkout, undisturbed)]
+    pd.testing.assert_frame_equal(*(table.drop(columns=COSTS) for table in tables))
+
+
+@pytest.mark.parametrize(
+    "process", ["gcs_server", "raylet", "TrainController", "RayTrainWorker", "maftp"]
+)
+def test_a_killed_process_is_made_up_for_within_the_command(begun, undisturbed, tmp_path, process):
+    checkout = copy(begun, tmp_path / "checkout")
+    workflow = start(checkout)
+    wait_for_checkpoints(checkout, 2)
+    hit = descendants(workflow, process)
+    assert hit
+    for pid in hit:
+        os.kill(pid, signal.SIGKILL)
+    output, _ = workflow.communicate(timeout=900)
+    assert workflow.returncode == 0, output
+    assert "Traceback" not in output
+    assert "going on from step" in checkout.read(f"{RUN}/train.log")
+    assert_equal_results(checkout, undisturbed)
+
+
+def test_a_killed_snakemake(begun, undisturbed, tmp_path):
+    """What it has started goes on meanwhile; the same command waits for it, and loses nothing."""
+    checkout = copy(begun, tmp_path / "checkout")
+    workflow = start(checkout)
+    wait_for_checkpoints(checkout, 2)
+    workflow.send_signal(signal.SIGKILL)
+    workflow.communicate()
+    checkout.snakemake("--unlock", params=PARAMS)
+    checkout.snakemake("results/table.csv", params=PARAMS, timeout=900)
+    assert_equal_results(checkout, undisturbed)
+
+
+def test_a_mistake_is_said_again_at_once_and_not_tried_again(begun, tmp_path):
+    """Snakemake repeats what fails; a loss that is not finite would be so each time."""
+    checkout = copy(begun, tmp_path / "checkout")
+    (checkout.path / "wrong.yaml").write_text(yaml.safe_dump({"train": {"learning_rate": 1e30}}))
+    weights = f"{RUN}/weights.safetensors"
+    done = checkout.snakemake(weights, params=[*PARAMS, "wrong.yaml"], ok=False, timeout=900)
+    output = done.stdout + done.stderr
+    said = re.findall(r"^maftp train: (.*)$", output, re.M)
+    assert done.returncode != 0
+    assert len(said) == 3 and len(set(said)) == 1, output  # the first, and two retries
+    assert "not finite" in said[0] and "train.learning_rate" in said[0]
+    assert "Traceback" not in output
+    tried, log = checkout.path / RUN / "checkpoints/failure.json", checkout.path / RUN / "train.log"
+    assert tried.stat().st_mtime < log.stat().st_mtime
+    assert "loss" not in re.sub(r"stopped.*", "", log.read_text(), flags=re.S)  # no step was done
+
+
+def test_a_wrong_input_is_found_before_ray_starts(begun, tmp_path):
+    checkout = copy(begun, tmp_path / "checkout")
+    texts = sorted((checkout.path / "weights/text").rglob("*.safetensors"))
+    wrong = next(text for text in texts if "coco" not in text.name)
+    clip = next((checkout.path / "weights/clip").glob("*.safetensors"))
+    arguments = ["--clip", clip, "--text", wrong, "--out", tmp_path / "run"]
+    before = time.monotonic()
+    done = checkout.maftp("train", *arguments, "--params", "params.yaml", *PARAMS, ok=False)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert f"maftp train: {wrong}: text embeddings are of another vocabulary" in done.stderr
+    assert not (tmp_path / "run").exists()
+    assert time.monotonic() - before < 120

@@ -26,6 +26,7 @@ from maftp.commands import (
     tracking,
     weights,
 )
+from maftp.credentials import without_credentials
 from maftp.errors import MaftpError, describe_os_error
 from maftp.files import check_output
 
@@ -68,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _stopped(options: argparse.Namespace, sentence: str, exit_code: int) -> int:
     logger.debug("stopped", exc_info=True)
-    print(f"maftp {options.command}: {sentence}", file=sys.stderr)
+    print(f"maftp {options.command}: {without_credentials(sentence)}", file=sys.stderr)
     return exit_code
 
 
@@ -94,17 +95,24 @@ def _parser() -> argparse.ArgumentParser:
 def _start_logging(log: Path | None) -> None:
     console = logging.StreamHandler()
     console.setLevel(logging.INFO)
-    console.setFormatter(logging.Formatter("%(message)s"))
+    console.setFormatter(_WithoutCredentials("%(message)s"))
     console.addFilter(_is_for_the_terminal)
     handlers: list[logging.Handler] = [console]
     if log is not None:
         log.parent.mkdir(parents=True, exist_ok=True)
         file = logging.FileHandler(log, mode="w")
-        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        file.setFormatter(_WithoutCredentials("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         handlers.append(file)
     logging.basicConfig(level=logging.WARNING, handlers=handlers, force=True)
     logging.captureWarnings(True)
     logger.setLevel(logging.DEBUG)
+
+
+class _WithoutCredentials(logging.Formatter):
+    """Keeps passwords in addresses out of messages and tracebacks, whoever logged them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_credentials(super().format(record))
 
 
 def _is_for_the_terminal(record: logging.LogRecord) -> bool:

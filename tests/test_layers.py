@@ -6,7 +6,17 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "maftp"
-BASE = {"errors", "files", "lock", "progress", "config", "grid", "yaml_file", "credentials"}
+BASE = {
+    "errors",
+    "files",
+    "lock",
+    "progress",
+    "config",
+    "grid",
+    "yaml_file",
+    "credentials",
+    "memory",
+}
 ALLOWED = {
     "ops": BASE,
     "data": BASE,

@@ -23,8 +23,12 @@ def _params(options: argparse.Namespace) -> None:
     import yaml
 
     from maftp.config import describe_keys
+    from maftp.credentials import cleaned
 
     if options.schema:
         print(describe_keys())
     else:
-        print(yaml.safe_dump(read_params(options).model_dump(mode="json"), sort_keys=False), end="")
+        print(
+            yaml.safe_dump(cleaned(read_params(options).model_dump(mode="json")), sort_keys=False),
+            end="",
+        )

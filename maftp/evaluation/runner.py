@@ -7,11 +7,11 @@ one image at a time at the size of its file, without test-time augmentation by d
 from __future__ import annotations
 
 import importlib.metadata
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,10 @@ from maftp.evaluation.instance import InstanceEvaluator
 from maftp.evaluation.statistics import CONFUSION, IMAGES
 from maftp.evaluation.subject import Subject, class_names, load_subject
 from maftp.files import atomic_path, check_output, check_replaceable, sha256, write_json
+from maftp.memory import peak_memory
 from maftp.modeling.build import build_model
 from maftp.modeling.checkpoint import load_weights
+from maftp.modeling.checkpoint_file import read_metadata
 from maftp.modeling.segmenter import Segmenter
 from maftp.modeling.text_classifier import TextEmbeddings
 from maftp.ops import backends
@@ -41,6 +43,8 @@ from maftp.tracking.manifest import circumstances, input_digests
 
 Predict = Callable[[list[Any]], list[dict[str, Any]]]
 
+_RECORDED = ("data", "input", "clip", "model", "evaluate", "weights")
+"""Blocks of the parameters that a score depends on."""
 _PACKAGES = ("torch", "numpy", "pillow", "open_clip_torch", "timm", "detectron2")
 
 
@@ -110,7 +114,8 @@ def evaluate(
         "max_images": params.evaluate.max_images,
         "augmentation": params.evaluate.model_dump(mode="json")["augmentation"],
         **scores,
-        "speed": _speed(seconds, len(subject.records)),
+        "images_of_benchmark": subject.total,
+        "speed": _speed(seconds, len(subject.records), model.device),
         "provenance": _provenance(
             params,
             subject,
@@ -177,29 +182,40 @@ def set_classes(
     model.semantic_output = "labels" if subject.metric == "semantic" else "nothing"
 
 
+@dataclass(frozen=True)
+class Seconds:
+    """Time of an evaluation."""
+
+    all: float
+    """With loading, scoring and drawing."""
+    model: float
+    """From an image in memory to its labels."""
+
+
 @torch.inference_mode()
 def predict_all(
     predict: Predict, subject: Subject, evaluators: Sequence[DatasetEvaluator], params: Params
-) -> float:
-    """Predict every image of the subject, shared out among processes, and let evaluators see it.
-
-    Returns:
-        Seconds it took.
-    """
+) -> Seconds:
+    """Predict every image of the subject, shared out among processes, and let evaluators see it."""
     loader = build_detection_test_loader(
         dataset=subject.records,
         mapper=_Deferred(TestMapper.from_params(params)),
         num_workers=params.execution.loader_workers,
     )
     all_evaluators = DatasetEvaluators(evaluators)
-    start = time.monotonic()
+    start, of_model = time.monotonic(), 0.0
     all_evaluators.reset()
     for batch in track(loader, subject.name):
         for item in batch:
             if isinstance(item, MaftpError):
                 raise item
-        all_evaluators.process(batch, predict(batch))
-    return time.monotonic() - start
+        before = time.monotonic()
+        predicted = predict(batch)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()  # else the evaluators would wait for the model
+        of_model += time.monotonic() - before
+        all_evaluators.process(batch, predicted)
+    return Seconds(all=time.monotonic() - start, model=of_model)
 
 
 class _Deferred:
@@ -234,18 +250,22 @@ def _mode(model: Segmenter) -> str:
     return "combined" if first else "semantic-only"
 
 
-def _speed(seconds: float, num_images: int) -> dict[str, float]:
-    """Return time and peak memory; `ru_maxrss` counts KiB, on macOS bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def _speed(seconds: Seconds, num_images: int, device: torch.device) -> dict[str, float]:
+    """Return time, images a second of the model alone, and peak memory."""
     return {
-        "seconds": round(seconds, 3),
-        "images_per_second": round(num_images / seconds, 3),
-        "peak_memory_mb": round(peak / (1e6 if sys.platform == "darwin" else 1e6 / 1024), 1),
+        "seconds": round(seconds.all, 3),
+        "images_per_second": float(f"{num_images / seconds.model:.3g}"),
+        **peak_memory(device),
     }
 
 
 def _provenance(
-    params: Params, subject: Subject, weights: Path, device: torch.device, *, data: Path
+    params: Params,
+    subject: Subject,
+    weights: Path,
+    device: torch.device,
+    *,
+    data: Path,
 ) -> dict[str, Any]:
     values = params.model_dump(mode="json")
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
@@ -255,7 +275,8 @@ def _provenance(
         "inputs": input_digests([path for path in (data, weights) if path.is_file()]),
         "vocabulary_sha256": subject.vocabulary.digest,
         "weights_sha256": sha256(weights),
-        "params": {key: values[key] for key in ("input", "clip", "model", "evaluate", "weights")},
+        "released": read_metadata(weights).get("released"),
+        "params": {key: values[key] for key in _RECORDED},
         **circumstances(),
         "device": str(device),
         "operators": {"ms_deform_attn": backends.describe(device.type)},

@@ -37,8 +37,13 @@ class Subject:
     ignore_label: int
     truth: PanopticTruth | InstanceTruth | None
     """None for semantic benchmarks, whose records name a label file each."""
-    whole: bool
-    """All images of the split are scored."""
+    total: int
+    """Images of the split, of which `records` are all or the first."""
+
+    @property
+    def whole(self) -> bool:
+        """Return whether all images of the split are scored."""
+        return len(self.records) == self.total
 
     @property
     def names(self) -> list[str]:
@@ -130,7 +135,7 @@ def load_subject(
         seen=seen_categories(vocabulary.names, training),
         ignore_label=dataset.ignore_label,
         truth=truth,
-        whole=params.evaluate.max_images is None,
+        total=len(records),
     )
 
 

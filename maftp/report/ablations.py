@@ -181,9 +181,12 @@ class _Reader:
             _read_json(self._results / trained / f"seed{seed}" / "manifest.json")
             for seed in self._seeds
         ]
-        return {key: sum(one[key] for one in found) / len(found) for key in TRAINING} | {
-            "trained as": trained
-        }
+        means = {
+            key: None if any(one.get(key) is None for one in found)
+            else sum(one[key] for one in found) / len(found)
+            for key in TRAINING
+        }  # fmt: skip
+        return means | {"trained as": trained}
 
     def _read(self, run: str, seed: int, benchmark: str) -> Counts:
         folder = self._evaluation(run, seed) / f"{benchmark}.statistics"
@@ -217,7 +220,7 @@ def _text(rows: pd.DataFrame) -> str:
                 line[f"{name} - full [95 %]"] = _interval(row, name)
         line["trainable (M)"] = f"{row['trainable_parameters'] / 1e6:.2f}"
         line["training (min)"] = f"{row['training_seconds'] / 60:.2f}"
-        line["memory (GB)"] = f"{row['peak_memory_mb'] / 1000:.2f}"
+        line["memory (GB)"] = f"{row['peak_host_memory_mb'] / 1000:.2f}"
         line["run"] = row["run"]
         lines.append(line)
     table = pd.DataFrame(lines)

@@ -10,7 +10,7 @@ from maftp.report.runs import Run
 
 _PLAIN = (
     "commit", "dirty", "params_digest", "source_digest", "python", "platform", "device",
-    "training_seconds", "peak_memory_mb",
+    "training_seconds", "peak_host_memory_mb", "peak_gpu_memory_mb",
 )  # fmt: skip
 
 

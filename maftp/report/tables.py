@@ -24,7 +24,9 @@ PANOPTIC = "ADE-panoptic"
 KEYS = ["experiment", "variant", "seed"]
 QUALITIES = ["PQ", "SQ", "RQ"]
 INSTANCE = "AP"
-TRAINING = ["trainable_parameters", "training_seconds", "peak_memory_mb"]
+TRAINING = ["trainable_parameters", "training_seconds", "peak_host_memory_mb", "peak_gpu_memory_mb"]
+AMOUNT = ["steps", "images", "images_of_benchmarks"]
+"""Optimizer steps; images scored, and images that the benchmarks have, over all of them."""
 RECIPE = ["recipe", "deviations", "released"]
 """Published recipe of the parameters, if any; else where they differ; name of released weights."""
 
@@ -105,7 +107,16 @@ def _row(run: Path, benchmarks: Sequence[str] | None) -> dict[str, Any]:
     manifest = run / "manifest.json"
     content = _read_json(manifest) if manifest.exists() else {}
     row |= {key: content.get(key) for key in TRAINING if content}
+    scored = [result.get("scores", {}).get("images") for result in results.values()]
+    wanted = [result.get("images_of_benchmark") for result in results.values()]
+    row |= {"steps": content.get("steps"), "images": _sum(scored)}
+    row["images_of_benchmarks"] = _sum(wanted)
     return row | _recipe(content, results.values())
+
+
+def _sum(numbers: list[int | None]) -> int | None:
+    known = [number for number in numbers if number is not None]
+    return sum(known) if known and len(known) == len(numbers) else None
 
 
 def _recipe(manifest: dict[str, Any], results: Iterable[dict[str, Any]]) -> dict[str, Any]:
@@ -166,14 +177,14 @@ def _ordered(table: pd.DataFrame) -> pd.DataFrame:
     """Put the columns in their fixed order, add missing ones, give each its type."""
     fixed = [*KEYS, *SEMANTIC, *QUALITIES]
     union = [name + _UNION for name in SEMANTIC]
-    known = {*fixed, *TRAINING, *union, "protocol", *RECIPE}
+    known = {*fixed, *TRAINING, *union, "protocol", *AMOUNT, *RECIPE}
     others = sorted((str(name) for name in table.columns if name not in known), key=_extra_order)
     extra = [column for column in others if not column.endswith(_UNION)]
     union += [column for column in others if column.endswith(_UNION)]
-    table = table.reindex(columns=[*fixed, *TRAINING, *extra, *union, "protocol", *RECIPE])
+    table = table.reindex(columns=[*fixed, *TRAINING, *extra, *union, "protocol", *AMOUNT, *RECIPE])
     types: dict[str, Any] = {name: "float64" for name in table.columns if name not in KEYS}
     types |= {"seed": "int64", "trainable_parameters": "Int64", "protocol": "object"}
-    types |= {name: "object" for name in RECIPE}
+    types |= {name: "Int64" for name in AMOUNT} | {name: "object" for name in RECIPE}
     return table.assign(protocol=_PROTOCOL).astype(types)
 
 
@@ -222,14 +233,25 @@ def _summary(rows: pd.DataFrame, baseline: str) -> pd.DataFrame:
     groups = rows.groupby("variant", sort=False)
     for column in [*QUALITIES, *extra]:
         summary[column] = [_mean_text(group[column]) for _, group in groups]
+    summary["steps"] = [_amount(group["steps"]) for _, group in groups]
+    summary["images"] = [
+        " of ".join(filter(None, map(_amount, (group["images"], group["images_of_benchmarks"]))))
+        for _, group in groups
+    ]
     for column, title, unit in (
         ("trainable_parameters", "trainable parameters (M)", 1e6),
         ("training_seconds", "training (min)", 60),
-        ("peak_memory_mb", "peak memory (GB)", 1000),
+        ("peak_host_memory_mb", "memory (GB)", 1000),
+        ("peak_gpu_memory_mb", "GPU memory (GB)", 1000),
     ):
         values = [(group[column].astype(float) / unit).mean() for _, group in groups]
         summary[title] = ["" if pd.isna(value) else f"{value:.2f}" for value in values]
-    return summary
+    return summary.loc[:, (summary != "").any()]  # no column of a benchmark that was not scored
+
+
+def _amount(values: pd.Series) -> str:
+    known = values.dropna()
+    return f"{int(known.min())}" if len(known) else ""
 
 
 def _benchmarks(rows: pd.DataFrame, titles: dict[str, str], baseline: str) -> pd.DataFrame:

@@ -16,7 +16,10 @@ from maftp.files import sha256
 from maftp.tracking.manifest import digest_of
 
 WEIGHTS = "weights.safetensors"
-COSTS = ("trainable_parameters", "training_seconds", "peak_memory_mb")
+COSTS = (
+    *("trainable_parameters", "training_seconds"),
+    *("peak_host_memory_mb", "peak_gpu_memory_mb"),
+)
 PANOPTIC = "ADE-panoptic"
 """The benchmark whose qualities have columns without its name."""
 

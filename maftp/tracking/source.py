@@ -31,6 +31,7 @@ EXCUSED = {
     "errors": "words for mistakes",
     "files": "writes in one go what others computed",
     "grid": "rules record the values of each cell",
+    "memory": "measures memory, not results",
     "lock": "keeps two processes apart",
     "progress": "draws bars",
     "tracking": "notes what was done",

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from maftp.errors import TrainingError
+from maftp.memory import peak_memory
 from maftp.modeling.checkpoint import DERIVED
 from maftp.modeling.tensor_files import not_finite
+from maftp.ops import backends
 from maftp.training.checkpoint import (
     BEST,
     TrainingState,
@@ -24,7 +26,7 @@ from maftp.training.checkpoint import (
     trained_tensors,
 )
 from maftp.training.interruption import Pulse
-from maftp.training.meter import SCORE, Meter, Row, peak_memory
+from maftp.training.meter import SCORE, Meter, Row
 from maftp.training.mirror import Mirror
 from maftp.training.place import Place
 from maftp.training.run_folder import RUN
@@ -131,11 +133,15 @@ class Journal:
                 "lower train.learning_rate or train.clip_gradients"
             )
 
-    def _measures(self) -> dict[str, int]:
-        """Return trained elements and peak memory in bytes, of interrupted parts too."""
+    def _measures(self) -> dict[str, Any]:
+        """Return trained elements, peak memory, of interrupted parts too, and the operator's form.
+
+        All of the first worker, which has as much to do as any.
+        """
         parameters = self._state.model.parameters()
-        earlier = self._numbers.get("peak_memory_bytes", 0)
+        peaks = peak_memory(self._place.device)
         return {
             "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
-            "peak_memory_bytes": max(peak_memory(self._place.device), earlier),
+            "operators": {"ms_deform_attn": backends.describe(self._place.device.type)},
+            **{key: max(value, self._numbers.get(key, 0.0)) for key, value in peaks.items()},
         }

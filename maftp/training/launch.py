@@ -24,7 +24,6 @@ from maftp.errors import CheckpointError, DataError, Interrupted, Preempted
 from maftp.files import check_output, sha256
 from maftp.lock import locked
 from maftp.modeling.tensor_files import content_digest
-from maftp.ops import backends
 from maftp.tracking.manifest import collect_manifest, input_digests, training_digest
 from maftp.tracking.mlflow_logger import MlflowLogger
 from maftp.training.allocation import Allocation, slurm_allocation
@@ -32,7 +31,7 @@ from maftp.training.checkpoint import newest_checkpoint, read_numbers
 from maftp.training.interruption import StopNote, heeding_signals
 from maftp.training.job import Job, LastWords, Prepare
 from maftp.training.meter import progress_line
-from maftp.training.mirror import Mirror
+from maftp.training.mirror import Mirror, with_mirror
 from maftp.training.place import Place
 from maftp.training.preflight import check_params
 from maftp.training.ray_cluster import RayProcesses, start_ray
@@ -87,6 +86,7 @@ def launch(
         Preempted: SIGTERM came, to this process or to a node; a checkpoint was written.
     """
     allocation = None if os.environ.get("RAY_ADDRESS") else slurm_allocation(os.environ)
+    params = with_mirror(params)
     check_params(params, allocation)
     check_output(out, folder=True)
     digests = _file_digests([Path(clip), Path(embeddings), *inputs])
@@ -115,7 +115,6 @@ def launch(
     device = "cuda" if params.execution.gpus_per_worker else "cpu"
     manifest = collect_manifest(params, variant=variant, seed=seed, inputs=digests, device=device)
     manifest[RUN] = digest
-    manifest["operators"] = {"ms_deform_attn": backends.describe(device)}
     # What a killed workflow has started may still be at work here.
     lock = folder.path / ".train.lock"
     with locked(lock):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import re
-import resource
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from maftp.memory import GPU, HOST, peak_memory
 from maftp.training.place import Place
 
 Row = dict[str, float]
@@ -73,7 +72,7 @@ class Meter:
             "gradient_norm": norm / max(counted, 1.0),
             "images_per_second": self._batch_size * self._steps / elapsed,
             "data_wait": self._waited / elapsed,
-            "memory_mb": round(peak_memory(self._place.device) / 2**20),
+            "memory_mb": _memory(self._place.device),
             "seconds": self.seconds,
         }
         self._row_start = time.monotonic()
@@ -115,12 +114,10 @@ class Meter:
         self._waited = 0.0
 
 
-def peak_memory(device: torch.device) -> int:
-    """Return the most bytes this process has held: of the GPU, or of memory when it uses none."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+def _memory(device: torch.device) -> float:
+    """Return the peak of the memory that runs out first: the GPU's, else the process's."""
+    found = peak_memory(device)
+    return found.get(GPU, found[HOST])
 
 
 def history_csv(rows: Sequence[Row]) -> str:

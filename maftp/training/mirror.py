@@ -7,17 +7,36 @@ are copied last; buckets know no rename.
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pyarrow import ArrowException
 from pyarrow.fs import FileSelector, FileSystem, FileType, copy_files
 
+from maftp.credentials import without_credentials
 from maftp.errors import CheckpointError, ParamsError, TrainingError
 from maftp.files import atomic_path
 from maftp.training.checkpoint import DIGESTS, check_checkpoint, newest_checkpoint
 
+if TYPE_CHECKING:
+    from maftp.config import Params
+
 logger = logging.getLogger(__name__)
+
+
+VARIABLE = "MAFTP_CHECKPOINT_MIRROR"
+"""The workflow hands an address with a password to its jobs in this variable, not in a file."""
+
+
+def with_mirror(params: Params) -> Params:
+    """Return parameters whose `resources.checkpoint_mirror` is that of the environment, if any."""
+    uri = os.environ.get(VARIABLE)
+    if not uri:
+        return params
+    resources = params.resources.model_copy(update={"checkpoint_mirror": uri})
+    return params.model_copy(update={"resources": resources})
 
 
 class Mirror:
@@ -37,7 +56,7 @@ class Mirror:
             self._files, path = FileSystem.from_uri(uri)
         except (ArrowException, ValueError, OSError) as error:
             raise ParamsError(
-                f"resources.checkpoint_mirror: {uri!r} is no place ({error})"
+                without_credentials(f"resources.checkpoint_mirror: {uri!r} is no place ({error})")
             ) from None
         self._folder = f"{path.rstrip('/')}/{run}"
 

@@ -24,6 +24,7 @@ from typing import Any
 
 from maftp.errors import CheckpointError, TrainingError
 from maftp.files import atomic_path, write_json
+from maftp.memory import GPU, HOST
 from maftp.training.checkpoint import (
     BEST,
     STATE,
@@ -169,7 +170,8 @@ class RunFolder:
             "steps": numbers["step"],
             "trainable_parameters": numbers["trainable_parameters"],
             "training_seconds": round(numbers["seconds"], 1),
-            "peak_memory_mb": round(numbers["peak_memory_bytes"] / 2**20),
+            "operators": numbers["operators"],
+            **{key: numbers[key] for key in (HOST, GPU) if key in numbers},
         }
         write_json(self.manifest, {**manifest, **measured})
         (self.path / BEST).unlink(missing_ok=True)

@@ -26,7 +26,7 @@ def write_run(results: Path, variant: str, seed: int, quality: float) -> None:
             "commit": "c0ffee", "dirty": False, "params_digest": variant, "device": "cpu",
             "platform": "Linux", "inputs": {"clip": "12ab"}, "packages": {"torch": "2"},
             "training_seconds": 60.0 * (seed + 1), "trainable_parameters": 2_000_000,
-            "peak_memory_mb": 900,
+            "peak_host_memory_mb": 900,
         }  # fmt: skip
         (run / "manifest.json").write_text(json.dumps(manifest))
         rows = [f"{step},{9 / step},{3 / step},{1 / step}" for step in range(1, 30)]

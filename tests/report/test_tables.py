@@ -17,18 +17,9 @@ BENCHMARKS = ["A-847", "A-150", "PC-459", "PC-59", "PAS-20", "ADE-panoptic"]
 COLUMNS = [
     *["experiment", "variant", "seed", "A-847", "A-150", "PC-459", "PC-59", "PAS-20"],
     *["PQ", "SQ", "RQ"],
-    *["trainable_parameters", "training_seconds", "peak_memory_mb"],
-    *[
-        "A-847 (a)",
-        "A-150 (a)",
-        "PC-459 (a)",
-        "PC-59 (a)",
-        "PAS-20 (a)",
-        "protocol",
-        "recipe",
-        "deviations",
-        "released",
-    ],
+    *["trainable_parameters", "training_seconds", "peak_host_memory_mb", "peak_gpu_memory_mb"],
+    *["A-847 (a)", "A-150 (a)", "PC-459 (a)", "PC-59 (a)", "PAS-20 (a)", "protocol"],
+    *["steps", "images", "images_of_benchmarks", "recipe", "deviations", "released"],
 ]
 
 
@@ -38,13 +29,19 @@ def make_run(root: Path, run: str, score: float, *, trained: bool = True) -> Pat
     (folder / "evaluation").mkdir(parents=True)
     for benchmark in BENCHMARKS:
         semantic = benchmark != "ADE-panoptic"
-        scores = {"mIoU_a": score / 2, "mIoU_b": score}
+        scores = {"mIoU_a": score / 2, "mIoU_b": score, "images": 10}
         if not semantic:
-            scores = {"PQ": score / 10, "SQ": 70.0, "RQ": 30.0}
+            scores = {"PQ": score / 10, "SQ": 70.0, "RQ": 30.0, "images": 10}
         result = {"metric": "semantic" if semantic else "panoptic", "scores": scores}
+        result["images_of_benchmark"] = 20
         (folder / "evaluation" / f"{benchmark}.json").write_text(json.dumps(result))
     if trained:
-        manifest = {"trainable_parameters": 1234567, "training_seconds": 90, "peak_memory_mb": 1500}
+        manifest = {
+            "trainable_parameters": 1234567,
+            "training_seconds": 90,
+            "peak_host_memory_mb": 1500,
+            "steps": 700,
+        }
         (folder / "manifest.json").write_text(json.dumps(manifest | {"commit": "0"}))
     return folder
 
@@ -70,11 +67,11 @@ def test_csv_has_the_fixed_columns_and_two_decimals(tmp_path: Path):
     protocol = "mIoU (b): mean over classes in ground truth"
     assert lines[1] == (
         "miniature,maftp,0,30.46,30.46,30.46,30.46,30.46,3.05,70.00,30.00,"
-        f"1234567,90.00,1500.00,15.23,15.23,15.23,15.23,15.23,{protocol},"
+        f"1234567,90.00,1500.00,,15.23,15.23,15.23,15.23,15.23,{protocol},700,60,120,"
     )
     assert lines[2] == (
         "miniature,shuffled,0,3.00,3.00,3.00,3.00,3.00,0.30,70.00,30.00,"
-        f",,,1.50,1.50,1.50,1.50,1.50,{protocol},"
+        f",,,,1.50,1.50,1.50,1.50,1.50,{protocol},,60,120,"
     )
 
 
@@ -86,8 +83,8 @@ def test_further_benchmarks_come_after_the_fixed_ones(tmp_path: Path):
         (run / "evaluation" / f"{name}.json").write_text(text)
     columns = list(experiment_table([run]).columns)
     extra = ["COCO-panoptic PQ", "COCO-panoptic SQ", "COCO-panoptic RQ", "PAS-21"]
-    assert columns[14:18] == extra
-    assert columns[18:] == [*COLUMNS[14:19], "PAS-21 (a)", *COLUMNS[19:]]
+    assert columns[15:19] == extra
+    assert columns[19:] == [*COLUMNS[15:20], "PAS-21 (a)", *COLUMNS[20:]]
 
 
 def test_markdown_averages_seeds_and_compares_with_the_baseline(tmp_path: Path):
@@ -105,6 +102,7 @@ def test_markdown_averages_seeds_and_compares_with_the_baseline(tmp_path: Path):
     assert maftp[head.index("above fcclip")] == "+7.00"
     assert (fcclip[2], fcclip[head.index("above fcclip")]) == ("25.00", "")
     assert maftp[-3:] == ["1.23", "1.50", "1.50"]  # million parameters, minutes, gigabytes
+    assert (maftp[head.index("steps")], maftp[head.index("images")]) == ("700", "60 of 120")
     union = table[4:]
     assert "PC-459 (a)" in union[0]
     assert union[2][2] == "16.00 ± 1.41"
@@ -175,7 +173,8 @@ def test_mean_of_five_needs_all_five(tmp_path: Path):
     (run / "evaluation" / "PC-59.json").unlink()
     _, markdown = write(experiment_table([run]), tmp_path)
     head, _, row = rows_of(markdown)[:3]
-    assert row[head.index("mean of five")] == row[head.index("PC-59")] == ""
+    assert "mean of five" not in head and "PC-59" not in head  # no column without a number
+    assert row[head.index("images")] == "50 of 100"
 
 
 def test_merging_gives_the_same_as_one_table(tmp_path: Path):

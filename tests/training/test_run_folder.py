@@ -38,7 +38,7 @@ def test_publish(trained):
     assert trained.complete and not trained.checkpoints.exists()
     manifest = json.loads(trained.manifest.read_text())
     assert manifest["seed"] == 0 and manifest["steps"] == 12
-    assert {"training_seconds", "trainable_parameters", "peak_memory_mb"} <= manifest.keys()
+    assert {"training_seconds", "trainable_parameters", "peak_host_memory_mb"} <= manifest.keys()
     lines = trained.history.read_text().splitlines()
     assert lines[0].startswith("step,loss,loss_ce,rc_loss,learning_rate")
     assert [line.split(",")[0] for line in lines[1:]] == ["3", "4", "6", "8", "9", "12"]

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from maftp.errors import TrainingError
+from maftp.ops import backends
 from maftp.training.checkpoint import newest_checkpoint, read_numbers, step_folder
 from maftp.training.meter import TIMINGS, history_csv
 from maftp.training.place import Place
@@ -163,7 +164,8 @@ def test_checkpoint_says_what_training_cost(tiny, params, tmp_path):
     model = tiny.TinyModel()
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert numbers["trainable_parameters"] == trained
-    assert numbers["peak_memory_bytes"] > 50 * 2**20  # Python and torch alone take more
+    assert numbers["operators"] == {"ms_deform_attn": backends.describe("cpu")}
+    assert numbers["peak_host_memory_mb"] > 50  # Python and torch alone take more
     assert (numbers["step"], numbers["run"]) == (12, "abc")
     assert numbers["seconds"] > 0
 

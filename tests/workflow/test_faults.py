@@ -29,7 +29,7 @@ LONGER = {
     "train": {"iterations": 30}, "benchmarks": ["PAS-20"], "variants": {"maftp": {}},
 }  # fmt: skip
 RUN = "results/smoke/maftp/seed0"
-COSTS = ["training_seconds", "peak_memory_mb"]
+COSTS = ["training_seconds", "peak_host_memory_mb"]
 
 
 @pytest.fixture(scope="module")

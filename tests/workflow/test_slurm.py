@@ -34,7 +34,7 @@ WITHOUT_ACCOUNTING = (
 PARAMS = ["smoke.yaml", "smaller.yaml"]
 PLACES = {"here": 1, "there": 2}
 """Nodes of each run."""
-COSTS = ["training_seconds", "peak_memory_mb"]
+COSTS = ["training_seconds", "peak_host_memory_mb"]
 
 
 @pytest.fixture(scope="module")

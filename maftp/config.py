@@ -476,8 +476,6 @@ def load_params(path: Path | str, *overlays: Path | str) -> Params:
         values = _merge(values, read_yaml(Path(file), kind="parameter file", error=ParamsError))
     source = ", ".join(str(file) for file in (path, *overlays))
     params = parse_params(values, source=source)
-    if not params.variants:
-        raise ParamsError(f"{source}: variants: there is none; name at least one row of the table")
     for variant in params.variants:
         params.for_variant(variant)
     if params.ablations is not None and params.ablations.full in params.variants:

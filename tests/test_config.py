@@ -101,7 +101,6 @@ def sweep(key: str, values: str) -> str:
         ("seeds: [-1]", "'seeds.0' is -1"),
         ("seeds: [0, 0]", "'seeds' is [0, 0]: two values are equal"),
         ("benchmarks: []", "'benchmarks' is []"),
-        ("variants: {}", "variants: there is none"),
         ("train: {rc_scales: []}", "'train.rc_scales' is []"),
         ("train: {learning_rate: .inf}", "'train.learning_rate' is inf"),
         ("train: {learning_rate: .nan}", "'train.learning_rate' is nan"),

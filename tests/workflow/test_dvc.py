@@ -207,7 +207,7 @@ def test_an_experiment_changes_what_depends_on_it(copied):
             {"evaluate": EVALUATIONS},
             {"convert", "clip", "train"},
         ),
-        ("maftp/data/convert/pascal_voc.py", ALL, {"convert": 7, "train": 2}, {"clip"}),
+        ("maftp/data/convert/pascal_voc.py", ALL, {"convert": 2, "train": 2}, {"clip"}),
     ],
     ids=["recipe", "evaluation", "converter"],
 )

@@ -66,7 +66,7 @@ def test_the_table_of_ablations_has_a_line_per_cell(reported, grid):
     assert head["trained as"] == "ablation-frozen"
     assert not (reported.path / "results/smoke/ablation-ensemble-head/seed0/train.log").exists()
     text = reported.read("results/ablations.md")
-    assert "train.rc_weight" in text and "not comparable" in text
+    assert "train.rc_weight" in text and "Not comparable" in text
 
 
 def test_every_figure_has_its_numbers(reported):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import shutil
 import subprocess
 import sys
@@ -53,7 +54,9 @@ def test_every_row_of_the_table_has_its_run(finished, rows):
     assert {(row.variant, row.seed) for row in table.itertuples()} == set(rows)
     for row in table.to_dict("records"):
         metrics = rows[row["variant"], row["seed"]].data.metrics
-        assert metrics["A-150"] == row["A-150"] and metrics["PQ"] == row["PQ"]
+        result = finished.read(f"results/smoke/{row['variant']}/seed0/evaluation/A-150.json")
+        assert metrics["A-150"] == json.loads(result)["scores"]["mIoU_b"]
+        assert round(metrics["A-150"], 2) == row["A-150"] and round(metrics["PQ"], 2) == row["PQ"]
 
 
 def test_every_run_tells_where_it_comes_from(runs, rows, client):

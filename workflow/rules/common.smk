@@ -13,7 +13,7 @@ from maftp.credentials import cleaned
 from maftp.data import inventory, layout
 from maftp.data.catalog import load_catalog
 from maftp.data.download import registration_message
-from maftp.errors import MaftpError
+from maftp.errors import MaftpError, ParamsError
 from maftp.machine import check_machine
 from maftp.tracking import job_records
 from maftp.tracking.source import code_digest, code_mark
@@ -34,6 +34,10 @@ def read_params():
     """Return the checked parameters and the catalog they name."""
     try:
         params = load_params(*PARAM_FILES)
+        if not params.variants:
+            raise ParamsError(
+                "variants: there is none; name at least one row of the table"
+            )
         overlay = params.data.catalog
         # The miniature world writes its overlay as the first job.
         drawn_later = params.data.world is not None and not Path(overlay).exists()
@@ -104,7 +108,7 @@ TEXT = f"weights/text/{{clip}}-{{templates}}templates/{WORDS}"
 
 def clip_name(clip):
     """Return the name of the files of a CLIP."""
-    return f"{clip.model.replace('/', '_')}-{Path(clip.pretrained).stem}"
+    return f"{re.sub(r'[^\w.-]', '_', clip.model)}-{Path(clip.pretrained).stem}"
 
 
 def clips_of_variants():
@@ -175,8 +179,11 @@ SOURCES = list(
 
 
 def tell_what_needs_registration():
-    """Say before anything starts which archives only the user can get; make all else first."""
-    for name in SOURCES:
+    """Say before anything starts which archives only the user can get; make all else first.
+
+    The miniature world draws all of its archives.
+    """
+    for name in [] if PARAMS.data.world else SOURCES:
         entry = CATALOG.source(name)
         archive = layout.archives_dir(ROOT) / entry.file
         there = archive.exists() or all((ROOT / path).exists() for path in entry.makes)

@@ -245,8 +245,9 @@ rule report_page:
         "../../envs/environment.yaml"
     params:
         snakefile=workflow.main_snakefile,
+        frozen=lambda wildcards: FROZEN,
     message:
         "Write the report"
     shell:
         "snakemake {input:q} --snakefile {params.snakefile:q} --report {output:q} --nolock --cores 1"
-        " --configfile {FROZEN:q} > {log:q} 2>&1"
+        " --configfile {params.frozen:q} > {log:q} 2>&1"

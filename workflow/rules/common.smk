@@ -108,7 +108,7 @@ TEXT = f"weights/text/{{clip}}-{{templates}}templates/{WORDS}"
 
 def clip_name(clip):
     """Return the name of the files of a CLIP."""
-    return f"{re.sub(r'[^\w.-]', '_', clip.model)}-{Path(clip.pretrained).stem}"
+    return "-".join((re.sub(r"[^\w.-]", "_", clip.model), Path(clip.pretrained).stem))
 
 
 def clips_of_variants():

@@ -115,6 +115,16 @@ def sha256(path: Path) -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON with a final newline, atomically."""
+    """Write `value` as indented JSON with a final newline, atomically.
+
+    Raises:
+        OutputError: it holds NaN or infinity, which JSON does not know.
+    """
+    try:
+        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        raise OutputError(
+            f"{path}: would hold NaN or infinity; look for weights or inputs that are not finite"
+        ) from None
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+        temporary.write_text(text + "\n")

@@ -106,3 +106,10 @@ def test_every_error_of_the_system_is_one_sentence(code):
 def test_errors_without_a_code_keep_their_text():
     assert describe_os_error(OSError("cannot identify image file")) == "cannot identify image file"
     assert describe_os_error(TimeoutError()) == "TimeoutError"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_no_json_holds_what_json_does_not_know(tmp_path, value):
+    with pytest.raises(OutputError, match=r"a\.json: would hold NaN or infinity"):
+        write_json(tmp_path / "a.json", {"scores": [1.0, value]})
+    assert list(tmp_path.iterdir()) == []

@@ -84,7 +84,7 @@ def segment(
     short_side: int | None = 800,
     max_side: int = 1333,
     panoptic: bool = False,
-    things: Sequence[int | str] = (),
+    things: Sequence[int | str] | str = (),
 ) -> Segmentation:
     """Segment one image with a vocabulary of its own.
 
@@ -106,7 +106,10 @@ def segment(
         )
     if not image.size:
         raise DataError(f"image: {image.shape[0]} x {image.shape[1]} pixels; give one with some")
+    if max_side < 1 or (short_side is not None and short_side < 1):
+        raise DataError(f"short_side {short_side}, max_side {max_side}: give 1 pixel or more")
     names = _class_names(vocabulary)
+    things = [things] if isinstance(things, str) else things
     resized = image
     if short_side is not None:
         size = resized_size(*image.shape[:2], short_side=short_side, max_side=max_side)
@@ -175,6 +178,8 @@ def _class_names(vocabulary: Sequence[str] | str) -> list[str]:
 
 
 def _class_index(thing: int | str, names: Sequence[str]) -> int:
+    if not isinstance(thing, str) and not 0 <= int(thing) < len(names):
+        raise DataError(f"thing class {thing}: the vocabulary has classes 0..{len(names) - 1}")
     if isinstance(thing, str):
         if thing not in names:
             raise DataError(f"thing class {thing!r} is not in the vocabulary; spell it as there")

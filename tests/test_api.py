@@ -221,3 +221,12 @@ def test_the_thinnest_images(size, model):
     assert found.labels.shape == found.panoptic.shape == size
     with pytest.raises(DataError, match="0 x 5 pixels"):
         maftp.segment(model, np.zeros((0, 5, 3), np.uint8), ["sky"])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"things": [2]}, {"things": [-1]}, {"short_side": 0}, {"max_side": 0}, {"short_side": -5}],
+)
+def test_numbers_out_of_range(options, model, image):
+    with pytest.raises(DataError, match="class|pixel"):
+        maftp.segment(model, image, ["sky", "wall"], panoptic=True, **options)

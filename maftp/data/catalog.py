@@ -10,16 +10,26 @@ import copy
 from collections.abc import Mapping
 from functools import cache
 from importlib import resources
-from pathlib import Path
-from typing import Any, Literal
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from maftp.errors import DataError
 
 _OF_ONE_FILE = ("mirrors", "megabytes", "bytes", "sha256", "sha1", "md5")
+
+
+def _check_below(path: str) -> str:
+    """Another version of a source is removed before it is unpacked: never outside the root."""
+    if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or "\0" in path:
+        raise ValueError(f"{path!r} must be a path below the datasets root, without '..'")
+    return path
+
+
+_Below = Annotated[str, AfterValidator(_check_below)]
 
 
 class _Entry(BaseModel):
@@ -32,7 +42,7 @@ class Obtainable(_Entry):
     title: str
     url: str | None = None
     mirrors: tuple[str, ...] = ()
-    file: str = Field(pattern=r"^[^/\\]+$")
+    file: str = Field(pattern=r"^[^/\\]*[^/\\.][^/\\]*$")
     megabytes: int | None = None
     bytes: int | None = None
     sha256: str | None = None
@@ -63,10 +73,10 @@ class Obtainable(_Entry):
 class Source(Obtainable):
     """A file of data, and where its contents go below the datasets root."""
 
-    unpack: str | None = None
-    nested: tuple[str, ...] = ()
-    place: str | None = None
-    makes: tuple[str, ...]
+    unpack: _Below | None = None
+    nested: tuple[_Below, ...] = ()
+    place: _Below | None = None
+    makes: tuple[_Below, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _check_place(self) -> Source:
@@ -80,10 +90,10 @@ class Split(_Entry):
 
     name: str
     count: int = Field(ge=0)
-    images: str
-    labels: str | None = None
-    panoptic: str | None = None
-    annotations: str | None = None
+    images: _Below
+    labels: _Below | None = None
+    panoptic: _Below | None = None
+    annotations: _Below | None = None
     raw: dict[str, str] = {}
     absent: tuple[int, ...] | None = None
 

@@ -57,7 +57,7 @@ def image_scores(statistics: Path) -> dict[str, float]:
                     ious.setdefault(row["image"], []).append(correct / union)
     except FileNotFoundError:
         raise DataError(f"{path}: no such statistics; evaluate the run again") from None
-    except (KeyError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
         raise DataError(f"{path}: no statistics of a semantic benchmark ({error})") from None
     return {image: float(np.mean(values)) for image, values in ious.items()}
 

@@ -85,9 +85,13 @@ def find_sources(inputs: Sequence[str]) -> list[Source]:
 
 def _expand(text: str) -> list[Path]:
     path = Path(text)
-    if path.is_file():
+    try:
+        kind = "file" if path.is_file() else "folder" if path.is_dir() else ""
+    except (OSError, ValueError) as error:  # longer than a name can be, without rights to look
+        raise DataError(f"{text[:200]}: cannot be looked up ({error}); mend the path") from None
+    if kind == "file":
         return [path]
-    if path.is_dir():
+    if kind == "folder":
         files = _without_results(sorted(p for p in path.rglob("*") if _is_picture(p)), text)
         if not files:
             raise DataError(f"{path}: no picture and no video in this folder")

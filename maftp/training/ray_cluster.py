@@ -123,7 +123,7 @@ class RayProcesses:
             Interrupted: names it.
         """
         for name, process in self._needed.items():
-            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            if _is_alive(process):
                 continue
             for other in self._all:
                 _kill(other)
@@ -131,6 +131,13 @@ class RayProcesses:
                 f"Ray's {name} was killed or has crashed; run it again to go on from the last "
                 "checkpoint"
             )
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _kill(process: psutil.Process) -> None:

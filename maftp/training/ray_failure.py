@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from maftp.errors import Interrupted, TrainingError
+from maftp.errors import Interrupted, TrainingError, describe_os_error
 from maftp.training.failure import memory_advice
 
 if TYPE_CHECKING:
@@ -15,14 +18,20 @@ if TYPE_CHECKING:
 _AGAIN = "run it again to go on from the last checkpoint"
 
 
-def describe_failure(error: BaseException, params: Params) -> TrainingError:
+def describe_failure(error: BaseException, params: Params, *, folder: Path) -> TrainingError:
     """Return what `TorchTrainer.fit` has raised as an error for the user.
 
     Args:
         error: of any class; Ray Train's are not the only ones that `fit` raises.
         params: of the training; the advice names what can be changed in them.
+        folder: where Ray Train stores what it knows of the run.
     """
     texts = [f"{type(part).__name__}: {part}" for part in _parts(error)]
+    if any(re.search(r"No space left|quota exceeded", text, re.IGNORECASE) for text in texts):
+        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+        return TrainingError(
+            f"{describe_os_error(full)}; training goes on from its last checkpoint"
+        )
     if short := next((text for text in texts if _is_lack_of_memory(text)), None):
         used = re.search(r"was ([\d.]+ ?[KMGT]?B) used / ([\d.]+ ?[KMGT]?B) limit", short)
         amount = f" ({used[1]} of {used[2]} used)" if used else ""

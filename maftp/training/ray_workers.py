@@ -53,8 +53,11 @@ def fit(job: Job) -> bool:
     try:
         trainer.fit()
     except Exception as error:  # Ray's own classes have no common ancestor but this
-        said = LastWords(job.folder).read()
-        raise said or describe_failure(error, job.params) from error
+        words = LastWords(job.folder)
+        if (said := words.read()) is None:
+            said = describe_failure(error, job.params, folder=job.folder)
+            words.say(said)
+        raise said from error
     return (job.folder / WEIGHTS).exists()
 
 

@@ -126,6 +126,33 @@ def test_wrong_overlays_name_file_and_key(values, message, tmp_path):
         load_catalog(written(tmp_path, values))
 
 
+@pytest.mark.parametrize("path", ["/etc", "../../home", "a/../../b", "a\0b"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "sources.voc2012.makes.0",
+        "sources.voc2012.unpack",
+        "sources.ade20k_847_table.place",
+        "sources.coco_panoptic_annotations.nested.0",
+        "datasets.ade20k_150.splits.val.labels",
+        "datasets.ade20k_847.splits.val.images",
+        "datasets.ade20k_panoptic.splits.val.annotations",
+    ],
+)
+def test_nothing_outside_the_root_can_be_replaced(place, path, tmp_path):
+    values = path
+    for key in reversed(place.split(".")):
+        values = [values] if key == "0" else {key: values}
+    with pytest.raises(DataError, match=r"must be a path below the datasets root"):
+        load_catalog(written(tmp_path, values))
+
+
+@pytest.mark.parametrize("file", ["..", ".", "", "a/b", "a\\b"])
+def test_a_file_of_a_source_is_a_plain_name(file, tmp_path):
+    with pytest.raises(DataError, match=r"sources\.voc2012\.file"):
+        load_catalog(written(tmp_path, {"sources": {"voc2012": {"file": file}}}))
+
+
 def test_a_missing_overlay(tmp_path):
     with pytest.raises(DataError, match="no such catalog"):
         load_catalog(tmp_path / "none.yaml")

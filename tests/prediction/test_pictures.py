@@ -115,6 +115,12 @@ def test_pictures_that_cannot_be_read_are_named(tmp_path):
             read_picture(tmp_path / name)
 
 
+@pytest.mark.parametrize("text", ["n" * 300, "a\0b", "n" * 300 + "/*.png", "/dev/null", "-"])
+def test_paths_that_cannot_be(text):
+    with pytest.raises(DataError, match="mend the path"):
+        find_sources([text])
+
+
 def test_one_limit_of_pixels_before_decoding():
     with pytest.raises(DataError, match=r"thin.*: 1280 x 2 pixels, at most 0 million are taken"):
         decode_picture(CASES / "thin_2x1280.png", name="thin", max_pixels=2000)

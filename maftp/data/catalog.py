@@ -18,6 +18,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from maftp.errors import DataError
+from maftp.yaml_file import read_yaml
 
 _OF_ONE_FILE = ("mirrors", "megabytes", "bytes", "sha256", "sha1", "md5")
 
@@ -233,7 +234,9 @@ def load_catalog(overlay: Path | str | None = None) -> Catalog:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in first["loc"])
-        reason = first["ctx"]["error"] if first["type"] == "value_error" else first["msg"].lower()
+        known = first["type"] == "value_error"
+        reason = str(first["ctx"]["error"] if known else first["msg"])
+        reason = f"{reason[:1].lower()}{reason[1:]}"  # patterns keep their case
         raise DataError(f"{overlay}: {key or 'catalog'}: {reason}") from None
 
 
@@ -256,15 +259,7 @@ def _packaged() -> dict[str, Any]:
 
 
 def _read_overlay(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-        values = yaml.safe_load(text)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such catalog; make it, or set data.catalog to null") from None
-    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise DataError(f"{path}: expected keys and values, found {type(values).__name__}")
+    values = read_yaml(path, kind="catalog (make it, or set data.catalog to null)", error=DataError)
     for section in ("sources", "datasets", "benchmarks", "weights"):
         entries = _section(values, section)
         if not isinstance(entries, dict) or not all(isinstance(e, dict) for e in entries.values()):

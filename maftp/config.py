@@ -321,9 +321,9 @@ class AblationPart(_Block):
 
     title: Title
     """What the table calls it."""
-    start: str
+    start: Text
     """Cell it starts from: `full`, or a part above."""
-    key: str
+    key: Text
     """The parameter that is changed, such as train.rc_weight."""
     value: Any
 
@@ -332,16 +332,16 @@ class AblationSweep(_Block):
     """Several values of one parameter."""
 
     title: Title
-    start: str
+    start: Text
     """Cell it starts from: `full`, or a part."""
-    key: str
+    key: Text
     values: Several[Any]
 
 
 class Ablations(_Block):
     """The grid of ablations: cells that differ from one another in one parameter each."""
 
-    full: str
+    full: Text
     """Variant that is the full model."""
     benchmarks: Several[Text] | None
     """Benchmarks to score; null takes the experiment's."""

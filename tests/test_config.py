@@ -210,3 +210,51 @@ def test_runs_of_a_sweep_over_paths_have_names_of_folders(tmp_path):
     path = overlay(tmp_path, sweep("clip.pretrained", "[../../x.safetensors, /etc/y.safetensors]"))
     runs = load_params(DEFAULT, path).grid.runs
     assert list(runs)[1:] == ["ablation-s-x.safetensors", "ablation-s-etc_y.safetensors"]
+
+
+WRONG = [
+    *(None, True, False, -1, 0, 10**30, 1.5, -0.5, 1e300, float("inf"), float("nan")),
+    *("", "text", "a\0b", "../../x", "{seed}", [], [[]], {}, {"a": {"b": 1}}),
+]
+"""One of them fits a key now and then: false is a value of a flag, 0 of a seed."""
+
+
+def leaves(values: dict, prefix: str = "") -> list[str]:
+    found = []
+    for key, value in values.items():
+        found.append(f"{prefix}{key}")
+        if isinstance(value, dict):
+            found += leaves(value, f"{prefix}{key}.")
+    return found
+
+
+@pytest.mark.slow
+def test_every_key_with_every_wrong_value_ends_in_a_sentence_or_is_taken(tmp_path, capsys):
+    """All keys of params.yaml and of the blocks that it leaves out."""
+    whole = yaml.safe_load(DEFAULT.read_text())
+    whole["train"]["validation"] = {"benchmark": "A-150", "period": 1, "images": 2}
+    whole["evaluate"]["augmentation"] = {"short_sides": [64], "max_side": 99, "flip": True}
+    del whole["ablations"]["sweeps"]["cdt_layers"]  # a grid of fewer cells takes less time
+    keys = [key for key in leaves(whole) if not key.startswith(("variants.", "ablations.s"))]
+    base = overlay(tmp_path, yaml.safe_dump(whole))
+    taken: list[tuple[str, object]] = []
+    refused = 0
+    for key in keys:
+        for value in WRONG:
+            nested = value
+            for part in reversed(key.split(".")):
+                nested = {part: nested}
+            path = tmp_path / "wrong.yaml"
+            path.write_text(yaml.safe_dump(nested))
+            try:
+                load_params(base, path)
+                taken.append((key, value))
+            except ParamsError as error:
+                assert "\n" not in str(error) and len(str(error)) < 600
+                refused += 1
+    with capsys.disabled():
+        print(f"\nparameters: {len(keys)} keys x {len(WRONG)} values, {refused} refused, "
+              f"{len(taken)} fit")  # fmt: skip
+    odd = [(key, value) for key, value in taken if isinstance(value, float) and value > 1e6]
+    assert not odd
+    assert not [key for key, value in taken if isinstance(value, str) and "\0" in value]

@@ -81,7 +81,7 @@ def unpack_source(name: str, catalog: Catalog, root: Path) -> Path:
         if source.place is not None:
             link_or_copy(archive, root / source.place)
         else:
-            with _discarded_on_error(source, archive):
+            with _set_aside_on_error(source, archive, digest):
                 unpack(archive, root / str(source.unpack), nested=source.nested)
                 lacking = [path for path in source.makes if not (root / path).exists()]
                 if lacking:
@@ -91,11 +91,11 @@ def unpack_source(name: str, catalog: Catalog, root: Path) -> Path:
 
 
 @contextmanager
-def _discarded_on_error(source: Source, archive: Path) -> Iterator[None]:
-    """Remove an archive that cannot be used, so that the next download brings another one.
+def _set_aside_on_error(source: Source, archive: Path, digest: str) -> Iterator[None]:
+    """Rename an archive that cannot be used, so that the next download brings another one.
 
-    One that has its published digest stays, as another download would bring the same; so does one
-    that only its owner can replace.
+    It may be the user's own, so it is not removed. One that has its published digest keeps its
+    name, as another download would bring the same; so does one that only its owner can replace.
     """
     try:
         yield
@@ -104,9 +104,12 @@ def _discarded_on_error(source: Source, archive: Path) -> Iterator[None]:
     except DataError as error:
         if source.digests or not source.urls:
             raise
-        archive.unlink()
+        aside = archive.with_name(f"{archive.name}.unusable-{digest[:8]}")
+        archive.rename(aside)
         record_path(archive).unlink(missing_ok=True)
-        raise type(error)(f"{error} (it was removed; running this again downloads it)") from None
+        raise type(error)(
+            f"{error} (it is called {aside.name} now; running this again downloads another)"
+        ) from None
 
 
 def in_place(source: Source, root: Path) -> bool:

@@ -94,6 +94,8 @@ def _add_embed(commands: argparse._SubParsersAction) -> None:
 
 
 def _embed(options: argparse.Namespace) -> None:
+    import torch
+
     from maftp.data.vocabulary import read_vocabulary
     from maftp.modeling.clip_backbone import ClipBackbone
     from maftp.modeling.text_classifier import TEMPLATES, embed_vocabulary
@@ -101,5 +103,7 @@ def _embed(options: argparse.Namespace) -> None:
     params = read_params(options).for_variant(options.variant)
     vocabulary = read_vocabulary(options.vocabulary, keep_row_zero=options.keep_row_zero)
     backbone = ClipBackbone.from_params(params, weights=options.clip)
+    if params.execution.gpus_per_worker and torch.cuda.is_available():
+        backbone = backbone.cuda()
     templates = TEMPLATES[: options.templates or params.clip.templates]
     embed_vocabulary(backbone, vocabulary.names, templates=templates).save(options.out)

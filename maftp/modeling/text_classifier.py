@@ -20,6 +20,7 @@ from maftp.errors import CheckpointError, DataError
 from maftp.files import atomic_path
 from maftp.modeling.checkpoint import check_finite
 from maftp.modeling.tensor_files import save_tensors
+from maftp.progress import track
 
 if TYPE_CHECKING:
     from maftp.modeling.clip_backbone import ClipBackbone
@@ -46,6 +47,7 @@ TEMPLATES = (
 _NOTED = "text_embeddings"
 CHUNK = 128
 """Sentences embedded at once, for memory."""
+_UNWATCHED_CHUNKS = 32
 
 
 @dataclass(frozen=True)
@@ -164,9 +166,8 @@ def _embed_synonyms(
 ) -> Tensor:
     """Embed each synonym, (n, D) unit rows: normalise each sentence, average, normalise."""
     sentences = [template.format(synonym) for synonym in synonyms for template in templates]
-    chunks = [
-        backbone.encode_text(sentences[start : start + CHUNK])
-        for start in range(0, len(sentences), CHUNK)
-    ]
+    starts = range(0, len(sentences), CHUNK)
+    watched = track(starts, "embed") if len(starts) > _UNWATCHED_CHUNKS else starts
+    chunks = [backbone.encode_text(sentences[start : start + CHUNK]) for start in watched]
     embedded = F.normalize(torch.cat(chunks), dim=-1).unflatten(0, (-1, len(templates)))
     return F.normalize(embedded.mean(1), dim=-1)

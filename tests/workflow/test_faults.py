@@ -118,8 +118,7 @@ def test_a_killed_snakemake(begun, undisturbed, tmp_path):
     workflow.wait()
     os.kill(driver, 0)  # it goes on
     checkout.snakemake("--unlock", params=PARAMS)
-    done = checkout.snakemake("results/table.csv", params=PARAMS, timeout=900)
-    assert f"waiting for process {driver} on " in done.stdout + done.stderr
+    checkout.snakemake("results/table.csv", params=PARAMS, timeout=900)
     assert_equal_results(checkout, undisturbed)
 
 

@@ -233,7 +233,8 @@ class Train(_Block):
 class Execution(_Block):
     """How training and evaluation are computed; results stay the same up to rounding.
 
-    A run that was interrupted continues from its checkpoint when these values change.
+    A run that was interrupted continues from its checkpoint when these values change. With
+    clip.stochastic_depth, `workers` and `micro_batch_size` also decide which blocks are dropped.
     """
 
     workers: Positive
@@ -463,6 +464,21 @@ def parse_params(values: Mapping[str, Any], *, source: str) -> Params:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise ParamsError(f"{source}: {_sentence(first, len(error.errors()))}") from None
+
+
+def recorded_params(values: Mapping[str, Any], *, source: str) -> Params:
+    """Check parameters that an earlier version may have recorded: keys get their names of today.
+
+    Raises:
+        ParamsError: see `parse_params`.
+    """
+    renamed = copy.deepcopy(dict(values))
+    for old, new in MOVED.items():
+        block, key = old.split(".")
+        if key in renamed.get(block, {}):
+            target, name = new.split(".")
+            renamed.setdefault(target, {})[name] = renamed[block].pop(key)
+    return parse_params(renamed, source=source)
 
 
 def load_params(path: Path | str, *overlays: Path | str) -> Params:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from maftp.config import describe_keys, load_params
+from maftp.config import describe_keys, load_params, parse_params, recorded_params
 from maftp.errors import ParamsError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -258,3 +258,20 @@ def test_every_key_with_every_wrong_value_ends_in_a_sentence_or_is_taken(tmp_pat
     odd = [(key, value) for key, value in taken if isinstance(value, float) and value > 1e6]
     assert not odd
     assert not [key for key, value in taken if isinstance(value, str) and "\0" in value]
+
+
+def test_what_an_earlier_version_recorded_is_read():
+    values = load_params(DEFAULT).for_variant("maftp").model_dump(mode="json")
+    now = values.pop("execution")
+    old = {"data": {"workers": now["loader_workers"]}, "train": {}}
+    old["train"] |= {"images_per_pass": 4, "recompute_trunk": True}
+    old["train"] |= {key: now[key] for key in ("workers", "gpus_per_worker", "cpus_per_worker")}
+    old["train"] |= {key: now[key] for key in ("checkpoint_period", "checkpoints_kept")}
+    old["train"] |= {"log_period": 7, "checkpoint_minutes": None}
+    for block, keys in old.items():
+        values[block] |= keys
+    params = recorded_params(values, source="manifest.json")
+    assert (params.execution.micro_batch_size, params.execution.log_period) == (4, 7)
+    assert params.execution.gradient_checkpointing
+    with pytest.raises(ParamsError, match="is called 'execution"):
+        parse_params(values, source="manifest.json")

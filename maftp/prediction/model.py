@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError
 
 from maftp.api import experiment_params, load_model
-from maftp.config import Params, parse_params
+from maftp.config import Params, recorded_params
 from maftp.errors import CheckpointError, ParamsError
-from maftp.modeling.checkpoint import read_metadata
+from maftp.modeling.checkpoint_file import read_metadata
 from maftp.modeling.clip_backbone import PROJECT_ROOT
 
 if TYPE_CHECKING:
@@ -84,13 +83,8 @@ def _params_of(weights: Path) -> Params:
             values = json.loads(manifest.read_text())["params"]
         except (ValueError, KeyError, TypeError) as error:
             raise ParamsError(f"{manifest}: no manifest of a run ({error!r})") from None
-        return parse_params(values, source=str(manifest))
-    try:
-        noted = read_metadata(weights)
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"{weights}: damaged or cut short ({error}); copy or train it again"
-        ) from None
+        return recorded_params(values, source=str(manifest))
+    noted = read_metadata(weights)
     if "experiment" in noted:
         return experiment_params(":".join([noted["experiment"], noted.get("variant", "maftp")]))
     raise ParamsError(

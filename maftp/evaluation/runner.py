@@ -7,6 +7,7 @@ one image at a time at the size of its file, without test-time augmentation by d
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -42,6 +43,8 @@ from maftp.progress import track
 from maftp.tracking.manifest import circumstances, input_digests
 
 Predict = Callable[[list[Any]], list[dict[str, Any]]]
+
+logger = logging.getLogger(__name__)
 
 _RECORDED = ("data", "input", "clip", "model", "evaluate", "weights")
 """Blocks of the parameters that a score depends on."""
@@ -92,7 +95,7 @@ def evaluate(
     subject = load_subject(benchmark, params=params, catalog=catalog, root=root, training=training)
     _check_folders(subject, overlays_dir, statistics_dir)
     model = load_evaluated(params, weights, training)
-    model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+    model.to(device or _device(params)).eval()
     set_classes(model, subject, embeddings, shuffle=params.evaluate.shuffle_vocabulary)
     scorer = subject.scorer()
     with _whole_folder(overlays_dir) as folder:
@@ -129,6 +132,15 @@ def evaluate(
             scorer.write_statistics(folder)
     write_json(out, result)
     return result
+
+
+def _device(params: Params) -> str:
+    """Return the GPU where there is one; say so where one was asked for and is missing."""
+    if torch.cuda.is_available():
+        return "cuda"
+    if params.execution.gpus_per_worker:
+        logger.warning("there is no GPU here: scoring on the CPU, which takes hours")
+    return "cpu"
 
 
 def _check_folders(subject: Subject, overlays: Path | None, statistics: Path | None) -> None:

@@ -320,7 +320,10 @@ def tables(tmp_path: Path) -> dict[str, tuple[bytes, Callable[[Path], Any]]]:
         "index": ((tmp_path / "i.csv").read_bytes(), read_index),
         "mat": (buffer.getvalue(), read_label_map),
         "pickle": (pickle.dumps({"filename": ["a.jpg", "b.jpg"]}, 2), read_index_files),
-        "ids": (table.encode(), lambda path: parse_id_table(path.read_text("latin-1"), path)),
+        "ids": (
+            table.encode(),
+            lambda path: parse_id_table(path.read_text("latin-1"), path, classes=2),
+        ),
     }
 
 

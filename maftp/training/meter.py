@@ -150,7 +150,7 @@ def progress_line(row: Row, *, total: int, batch: int) -> str:
     )
     return (
         f"step {step}/{total}  loss {row['loss']:.3f} ({terms})  "
-        f"norm {row['gradient_norm']:.3g}  {speed:.1f} images/s  "
+        f"norm {row['gradient_norm']:.3g}  {speed:.3g} images/s  "
         f"{_duration((total - step) * batch / speed)} left  "
         f"lr {row['learning_rate']:.2e}  data {row['data_wait']:.0%}  "
         f"{row['memory_mb']:.0f} MB{score}"

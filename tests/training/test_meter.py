@@ -95,7 +95,7 @@ def test_progress_line():
         "ranking_loss": 0.5, "gradient_norm": 0.1234, "memory_mb": 512,
     }  # fmt: skip
     assert progress_line(row, total=600, batch=8) == (
-        "step 200/600  loss 12.346 (ce 7.000  ranking 0.500)  norm 0.123  16.0 images/s  "
+        "step 200/600  loss 12.346 (ce 7.000  ranking 0.500)  norm 0.123  16 images/s  "
         "3:20 left  lr 5.00e-04  data 3%  512 MB"
     )
     assert "13:53:20 left" in progress_line(row | {"images_per_second": 0.064}, total=600, batch=8)

@@ -36,7 +36,7 @@ rule released_weights:
     params:
         variant=lambda wildcards: RELEASED[wildcards.released],
         settings=lambda wildcards: settings(
-            "clip", "model", variant=RELEASED[wildcards.released]
+            "clip.model", "clip.config", "model", variant=RELEASED[wildcards.released]
         ),
     message:
         "Check and keep the released weights {wildcards.released}"

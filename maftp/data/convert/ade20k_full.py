@@ -41,11 +41,12 @@ _SHORT_SIDE = 512
 _CODES = 26 * 256
 
 
-def parse_id_table(source: str, path: Path) -> list[int]:
+def parse_id_table(source: str, path: Path, *, classes: int) -> list[int]:
     """Return the class ids in the order of their training index.
 
     The table is published inside a source file: a literal list of records with the fields `name`,
-    `id` and `trainId`. The file is parsed as data; nothing of it is run.
+    `id` and `trainId`. Such a file may hold lists of other data sets too, so the number of classes
+    decides. The file is parsed as data; nothing of it is run.
 
     Raises:
         DataError: there is no such list, or ids or training indices repeat or have holes.
@@ -54,15 +55,19 @@ def parse_id_table(source: str, path: Path) -> list[int]:
         lists = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.List)]
     except (SyntaxError, ValueError) as error:
         raise DataError(f"{path}: not parsed ({error}); delete it and obtain it again") from None
-    for node in lists:
-        records = _literal_records(node)
-        if records:
-            ids = {record["trainId"]: record["id"] for record in records}
-            in_order = [ids[index] for index in sorted(ids)]
-            if sorted(ids) != list(range(len(records))) or len(set(in_order)) != len(records):
-                raise DataError(f"{path}: ids or training indices repeat or have holes")
-            return in_order
-    raise DataError(f"{path}: no list of records with name, id and trainId; obtain it again")
+    tables = [records for node in lists if (records := _literal_records(node))]
+    records = next((table for table in tables if len(table) == classes), None)
+    if records is None:
+        lengths = ", ".join(str(len(table)) for table in tables) or "none"
+        raise DataError(
+            f"{path}: no list of {classes} records with name, id and trainId (found: {lengths}); "
+            "use a table and a vocabulary that belong together"
+        )
+    ids = {record["trainId"]: record["id"] for record in records}
+    in_order = [ids[index] for index in sorted(ids)]
+    if sorted(ids) != list(range(len(records))) or len(set(in_order)) != len(records):
+        raise DataError(f"{path}: ids or training indices repeat or have holes")
+    return in_order
 
 
 def canonical_table(ids: Sequence[int]) -> str:
@@ -152,7 +157,7 @@ def _read_id_table(conversion: Conversion) -> list[int]:
         raise DataError(f"catalog, dataset {conversion.name}: key 'id_table' is missing; add it")
     path = conversion.root / dataset.id_table
     try:
-        ids = parse_id_table(path.read_text(), path)
+        ids = parse_id_table(path.read_text(), path, classes=len(conversion.vocabulary))
     except FileNotFoundError:
         raise DataError(f"{path}: no such table; obtain it first") from None
     text = canonical_table(ids)
@@ -161,11 +166,6 @@ def _read_id_table(conversion: Conversion) -> list[int]:
         raise DataError(
             f"{path}: table has digest {digest}, expected {dataset.id_table_sha256};"
             " obtain it again"
-        )
-    if len(ids) != len(conversion.vocabulary):
-        raise DataError(
-            f"{path}: {len(ids)} classes, the vocabulary has {len(conversion.vocabulary)}; use a"
-            " table and a vocabulary that belong together"
         )
     if not all(0 < identity < _CODES for identity in ids):
         raise DataError(f"{path}: a class id is not in 1..{_CODES - 1}; obtain it again")

@@ -77,7 +77,7 @@ def test_split_is_the_second_part_of_the_name(name, validation):
 def test_table_is_read_without_running_the_file():
     records = [{"id": 6, "name": "b", "trainId": 1}, {"id": 9, "name": "a", "trainId": 0}]
     source = f"raise SystemExit\nX = {records}"
-    ids = parse_id_table(source, HERE)
+    ids = parse_id_table(source, HERE, classes=2)
     assert ids == [9, 6]
     assert canonical_table(ids) == "9,0\n6,1\n"
 
@@ -86,8 +86,8 @@ def test_table_is_read_without_running_the_file():
     ("source", "message"),
     [
         ("x = [", "not parsed"),
-        ("x = [1, 2]", "no list of records"),
-        ('x = [{"id": f(), "name": "a", "trainId": 0}]', "no list of records"),
+        ("x = [1, 2]", "no list of 1 records"),
+        ('x = [{"id": f(), "name": "a", "trainId": 0}]', "no list of 1 records"),
         ('x = [{"id": 1, "name": "a", "trainId": 1}]', "repeat or have holes"),
         (
             'x = [{"id": 1, "name": "a", "trainId": 0}, {"id": 1, "name": "b", "trainId": 1}]',
@@ -97,7 +97,17 @@ def test_table_is_read_without_running_the_file():
 )
 def test_wrong_tables(source, message):
     with pytest.raises(DataError, match=message):
-        parse_id_table(source, HERE)
+        parse_id_table(source, HERE, classes=max(1, source.count('"id"')))
+
+
+def test_the_list_of_another_data_set_in_the_same_file_is_passed_over():
+    """As in the files of released code, where Cityscapes' 19 classes may come first."""
+    other = [{"id": 7 + i, "name": "road", "trainId": i} for i in range(19)]
+    table = [{"id": 3 * i, "name": "wall", "trainId": i} for i in range(847)]
+    source = f"A = {other}\nB = {table}"
+    assert parse_id_table(source, HERE, classes=847) == [3 * i for i in range(847)]
+    with pytest.raises(DataError, match=r"no list of 150 records .*found: 19, 847"):
+        parse_id_table(source, HERE, classes=150)
 
 
 # Part of the official table: the ids that occur in the sample image, and the index of each.

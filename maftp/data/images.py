@@ -20,7 +20,6 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from maftp.errors import DataError
-from maftp.files import atomic_path
 
 logger = logging.getLogger(__name__)
 
@@ -135,6 +134,11 @@ def read_label(path: Path, *, modes: tuple[str, ...] = ("L", "P", "I;16")) -> np
                 f"{path}: label map of mode {image.mode}, expected {' or '.join(modes)}; replace"
                 " the file"
             )
+        if image.format == "PNG" and image.tile and image.tile[0][3] == "RGB":  # 8 bits
+            # Checksums were compared, so the faster decoder cannot take a damaged file.
+            found = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR_RGB)
+            if found is not None:
+                return found
         return np.asarray(image)
 
 
@@ -312,11 +316,17 @@ def write_bytes(path: Path, data: bytes) -> str:
 
 def link_or_copy(source: Path, target: Path) -> None:
     """Put `source` at `target` as a hard link, or as a copy where the file system has no links."""
-    with atomic_path(target) as temporary:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+    temporary.unlink(missing_ok=True)
+    try:
         try:
             os.link(source, temporary)
         except OSError:
             shutil.copyfile(source, temporary)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)  # replacing a link by one to the same file does nothing
 
 
 def damaged(name: Path | str, error: BaseException, advice: str = _FETCH_AGAIN) -> DataError:

@@ -172,3 +172,29 @@ def test_eps_is_no_picture(tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "a.jpg", format="EPS")
     with pytest.raises(DataError, match=r"a\.jpg: damaged or cut short \(not recognised"):
         read_rgb(tmp_path / "a.jpg", oriented=True)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"optimize": True}, {"compress_level": 0}, {"dpi": (9, 9)}]
+)
+@pytest.mark.parametrize("shape", [(1, 1), (33, 57), (480, 640)])
+def test_colour_labels_are_those_of_pillow(options, shape, tmp_path):
+    colors = np.random.default_rng(shape).integers(0, 256, (*shape, 3)).astype(np.uint8)
+    path = tmp_path / "a.png"
+    Image.fromarray(colors).save(path, **options)
+    found = read_label(path, modes=("RGB",))
+    assert np.array_equal(found, np.asarray(Image.open(path)))
+    assert np.array_equal(found, colors)
+
+
+def test_a_link_takes_the_place_of_what_was_there(tmp_path):
+    source, target = tmp_path / "source.jpg", tmp_path / "new" / "target.jpg"
+    source.write_bytes(b"1")
+    for _ in range(2):  # the second finds a link to the same file
+        images.link_or_copy(source, target)
+        assert target.samefile(source)
+    other = tmp_path / "other.jpg"
+    other.write_bytes(b"2")
+    images.link_or_copy(other, target)
+    assert target.read_bytes() == b"2" and source.read_bytes() == b"1"
+    assert [path.name for path in target.parent.iterdir()] == ["target.jpg"]

@@ -24,6 +24,7 @@ from maftp.errors import DataError
 from maftp.progress import track
 
 _TASKS_WORTH_A_PROCESS = 128  # starting one takes about a second
+_EXACT = 2**24 - 1
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _KEPT_BYTES = 2**30
 
@@ -167,7 +168,7 @@ class SemanticStep:
                 f"{path}: {label.dtype} with {label.ndim} axes, expected {expected.__name__}"
                 " with 2; delete it and convert again"
             )
-        counts = np.bincount(label.ravel())
+        counts = count_values(label)
         values = np.flatnonzero(counts).tolist()
         for value in values:
             if value >= self.classes and value != self.ignore_label:
@@ -211,7 +212,8 @@ def map_values(raw: np.ndarray, table: np.ndarray, path: Path, *, refused: int) 
     Raises:
         DataError: names the file and the value.
     """
-    counts = np.bincount(raw.ravel(), minlength=len(table))
+    counts = count_values(raw)
+    counts = np.pad(counts, (0, max(len(table) - len(counts), 0)))
     wrong = np.flatnonzero(counts[: len(table)] * (table == refused)).tolist()
     wrong += (np.flatnonzero(counts[len(table) :]) + len(table)).tolist()
     if wrong:
@@ -222,6 +224,19 @@ def map_values(raw: np.ndarray, table: np.ndarray, path: Path, *, refused: int) 
     if raw.dtype == table.dtype == np.uint8 and len(table) == 256:
         return cv2.LUT(raw, table)  # several times as fast
     return np.take(table, raw)
+
+
+def count_values(values: np.ndarray) -> np.ndarray:
+    """Return how often each value occurs, as `np.bincount` does; (256,) for u8.
+
+    OpenCV counts u8 in a third of the time, in single precision: exact below 2^24 pixels, so
+    larger arrays are counted in parts.
+    """
+    flat = np.ascontiguousarray(values).reshape(1, -1)
+    if values.dtype != np.uint8 or not flat.size:
+        return np.bincount(flat[0])
+    parts = (flat[:, start : start + _EXACT] for start in range(0, flat.size, _EXACT))
+    return sum(cv2.calcHist([p], [0], None, [256], [0, 256]).ravel().astype(int) for p in parts)
 
 
 def run_tasks(

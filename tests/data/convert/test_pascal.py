@@ -11,6 +11,7 @@ from maftp.data.convert.driver import map_values
 from maftp.data.convert.linking import link_images
 from maftp.data.convert.pascal_context import (
     CONTEXT_59_IDS,
+    _plain_label_map,
     context_59_table,
     context_459_table,
     iterate_array,
@@ -172,3 +173,36 @@ def test_linked_images_follow_the_list(tmp_path):
     assert images == {"b.jpg": "another b", "c.jpg": "c", "own.jpg": "the user's"}
     with pytest.raises(DataError, match=r"d\.jpg: no such image"):
         link("d")
+
+
+def forms(label):
+    """The release's form of a .mat file, and others that programs write."""
+    plain = {"LabelMap": label}
+    yield plain, {"do_compression": True}
+    yield plain, {"do_compression": False}
+    yield {"A": label[:1], **plain}, {"do_compression": True}
+    yield {**plain, "Z": label[:1]}, {"do_compression": True}
+    yield {"LabelMap": np.asfortranarray(label)}, {"do_compression": True}
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (375, 500), (500, 333)])
+def test_the_fast_reader_gives_what_scipy_gives(shape, tmp_path):
+    label = np.random.default_rng(shape).integers(0, 460, shape).astype(np.uint16)
+    path = tmp_path / "a.mat"
+    fast = []
+    for variables, options in forms(label):
+        scipy.io.savemat(path, variables, **options)
+        found = read_label_map(path)
+        assert found.dtype == np.uint16 and found.flags.c_contiguous
+        assert np.array_equal(found, scipy.io.loadmat(path)["LabelMap"])
+        fast.append(_plain_label_map(path.read_bytes()) is not None)
+    if label.size > 2:  # smaller ones have a form of their own
+        assert fast == [True, False, False, False, True]
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int16, np.int32, np.float64, np.complex128])
+def test_other_types_are_left_to_scipy_and_refused(kind, tmp_path):
+    scipy.io.savemat(tmp_path / "a.mat", {"LabelMap": np.ones((3, 4), kind)}, do_compression=True)
+    assert _plain_label_map((tmp_path / "a.mat").read_bytes()) is None
+    with pytest.raises(DataError, match="expected uint16"):
+        read_label_map(tmp_path / "a.mat")

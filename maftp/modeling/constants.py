@@ -18,7 +18,8 @@ _KEPT = 8
 def constant(function: Callable[Given, Made]) -> Callable[Given, Made]:
     """Keep the latest results of a function of hashable arguments; results must not be changed.
 
-    While a program is exported or compiled nothing is kept: its tensors are symbols.
+    The function's `forget()` drops them. While a program is exported or compiled nothing is kept:
+    its tensors are symbols.
     """
     kept = lru_cache(_KEPT)(torch.inference_mode(False)(function))
 
@@ -28,4 +29,5 @@ def constant(function: Callable[Given, Made]) -> Callable[Given, Made]:
             return function(*args, **kwargs)
         return kept(*args, **kwargs)
 
+    call.forget = kept.cache_clear  # type: ignore[attr-defined]
     return call

@@ -11,6 +11,7 @@ import torch
 from detectron2.structures import BitMasks, Instances
 
 from maftp.config import load_params, parse_params
+from maftp.modeling import mask_classification, pixel_decoder, position_encoding
 from maftp.modeling.build import build_model
 from maftp.modeling.text_classifier import TextEmbeddings
 from maftp.training.place import Place
@@ -33,6 +34,13 @@ def fixture_tensor(name: str, tensor: torch.Tensor) -> torch.Tensor:
     if name.endswith("mask_features.weight"):
         return value - value.mean(1, keepdim=True)
     return value
+
+
+def forget_constants() -> None:
+    """Drop tensors that are kept between calls: they are of the precision they were made in."""
+    for module in (mask_classification, pixel_decoder, position_encoding):
+        for value in vars(module).values():
+            getattr(value, "forget", lambda: None)()
 
 
 def rand(*size, **kwargs) -> torch.Tensor:
@@ -78,10 +86,12 @@ def trajectory(request, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     monkeypatch.setattr(torch, "rand", rand)
     torch.set_default_dtype(torch.float64)
+    forget_constants()
     place = Place(rank=0, world_size=1, device=torch.device("cpu"))
     trainer = Trainer(model, params=params, seed=0, folder=tmp_path, place=place)
     yield fixture, model, trainer, place
     torch.set_default_dtype(FLOAT)
+    forget_constants()
 
 
 def test_six_steps(trajectory):

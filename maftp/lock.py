@@ -29,10 +29,17 @@ def locked(path: Path) -> Iterator[None]:
             if error.errno not in _NO_LOCKS:
                 raise
             logger.debug("%s: no locks on this file system", path)
-        file.truncate(0)
-        file.write(f"{os.getpid()} on {platform.node()}")
-        file.flush()
+        _note_owner(file, path)
         yield
+
+
+def _note_owner(file: IO[str], path: Path) -> None:
+    """Write down who holds the lock; it holds on a full disk as well."""
+    try:
+        file.truncate(0)
+        os.write(file.fileno(), f"{os.getpid()} on {platform.node()}".encode())
+    except OSError:
+        logger.debug("%s: its holder is not noted", path, exc_info=True)
 
 
 def _wait_for(file: IO[str], path: Path) -> None:

@@ -121,7 +121,7 @@ def test_the_table_says_whose_scores_these_are(scored):
     table = pd.read_csv(scored.path / "results/table.csv")
     assert list(table.experiment) == ["real_samples"]
     assert 0 <= table["A-847"][0] <= 100
-    assert "not comparable" in scored.read("results/table.md")
+    assert "Not comparable" in scored.read("results/table.md")
 
 
 def test_the_full_ade20k_image_converts_to_the_published_labels(scored):

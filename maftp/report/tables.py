@@ -204,11 +204,12 @@ def _markdown(table: pd.DataFrame, baseline: str) -> str:
         if len(other):
             parts.append(_NOT_COMPARABLE.format(deviations=other["deviations"].iloc[0]) + "\n")
         parts.append(_text(_summary(rows, baseline)) + "\n")
-        parts.append(
-            "mIoU in protocol (a), divided by the classes of ground truth or prediction:\n"
-        )
         union = {name + _UNION: name + _UNION for name in SEMANTIC}
-        parts.append(_text(_benchmarks(rows, union, baseline)) + "\n")
+        if rows[list(union)].notna().any(axis=None):
+            parts.append(
+                "mIoU in protocol (a), divided by the classes of ground truth or prediction:\n"
+            )
+            parts.append(_text(_filled(_benchmarks(rows, union, baseline))) + "\n")
         parts += _paper(rows)
     return "\n".join(parts)
 
@@ -246,7 +247,12 @@ def _summary(rows: pd.DataFrame, baseline: str) -> pd.DataFrame:
     ):
         values = [(group[column].astype(float) / unit).mean() for _, group in groups]
         summary[title] = ["" if pd.isna(value) else f"{value:.2f}" for value in values]
-    return summary.loc[:, (summary != "").any()]  # no column of a benchmark that was not scored
+    return _filled(summary)
+
+
+def _filled(table: pd.DataFrame) -> pd.DataFrame:
+    """Leave out the columns of what was not scored or measured."""
+    return table.loc[:, (table != "").any()]
 
 
 def _amount(values: pd.Series) -> str:

@@ -40,11 +40,16 @@ def cluster(monkeypatch):
     monkeypatch.setenv("RAY_agent_register_timeout_ms", "300000")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    from ray.cluster_utils import Cluster  # reads the environment when it is imported
+    from ray._private.authentication_test_utils import reset_auth_token_state
+    from ray.cluster_utils import Cluster
+
+    reset_auth_token_state()  # read when Ray was imported first, by another test
 
     cluster = Cluster(initialize_head=True, head_node_args=NODE | {"include_dashboard": False})
     yield cluster
     cluster.shutdown()
+    monkeypatch.undo()
+    reset_auth_token_state()
 
 
 class Training:

@@ -81,12 +81,11 @@ def _add_unpack(commands: argparse._SubParsersAction) -> None:
 
 def _unpack(options: argparse.Namespace) -> None:
     from maftp.data.layout import archives_dir
-    from maftp.data.unpack import unpack_source
+    from maftp.data.unpack import in_place, unpack_source
 
     catalog, root = catalog_and_root(read_params(options))
     source = catalog.source(options.source)
-    in_place = all((root / path).exists() for path in source.makes)
-    if not (in_place or (archives_dir(root) / source.file).exists()):
+    if not (in_place(source, root) or (archives_dir(root) / source.file).exists()):
         _obtain(options.source, catalog, root)  # removed since it was downloaded
     unpack_source(options.source, catalog, root)
 

@@ -66,7 +66,6 @@ class MlflowLogger:
         self._tasks: queue.Queue[Callable[[], None] | None] = queue.Queue()
         # A daemon: a server that hangs must not keep the process from ending.
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
-        self._thread.start()
         self._due = 0.0
         self._complained = False
 
@@ -93,6 +92,7 @@ class MlflowLogger:
         """
         self._manifest = manifest
         self._rows = list(rows)
+        self._thread.start()
         self._send()
 
     def log_row(self, row: Mapping[str, float]) -> None:

@@ -13,6 +13,7 @@ from maftp.credentials import cleaned
 from maftp.data import inventory, layout
 from maftp.data.catalog import load_catalog
 from maftp.data.download import registration_message
+from maftp.data.unpack import in_place
 from maftp.errors import MaftpError, ParamsError
 from maftp.machine import check_machine
 from maftp.tracking import job_records
@@ -186,7 +187,7 @@ def tell_what_needs_registration():
     for name in [] if PARAMS.data.world else SOURCES:
         entry = CATALOG.source(name)
         archive = layout.archives_dir(ROOT) / entry.file
-        there = archive.exists() or all((ROOT / path).exists() for path in entry.makes)
+        there = archive.exists() or in_place(entry, ROOT)
         if entry.urls or there or inventory.is_needless(name, CATALOG, DATASETS, ROOT):
             continue
         without = [b for b in BENCHMARKS if name not in sources_of(b)]
@@ -269,7 +270,7 @@ def obtained_unless_in_place(wildcards):
     )
     if stamp.exists() or (layout.archives_dir(ROOT) / entry.file).exists():
         return stamp
-    return [] if all((ROOT / path).exists() for path in entry.makes) else stamp
+    return [] if in_place(entry, ROOT) else stamp
 
 
 def unpacked(dataset):

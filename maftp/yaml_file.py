@@ -74,7 +74,7 @@ def read_yaml(path: Path, *, kind: str, error: type[MaftpError]) -> dict[str, An
     except UnicodeDecodeError:
         raise error(f"{path}: not UTF-8 text; save the {kind} as UTF-8") from None
     except (yaml.YAMLError, ValueError, RecursionError) as problem:
-        reason = " ".join(str(problem).split())
+        reason = " ".join(str(problem).replace('in "<unicode string>", ', "at ").split())
         raise error(f"{path}: not readable as YAML: {reason}") from None
     if is_frozen(path) and not path.stem.endswith(_digest(content)):
         raise error(

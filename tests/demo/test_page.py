@@ -112,6 +112,8 @@ def test_mistakes_are_answered_with_a_sentence(page, tmp_path):
     page.get_by_role("button", name="Segment", exact=True).click()
     alert.filter(has_text="drop a picture first").wait_for()
     page.get_by_alt_text("example 2").first.click()
+    # the example brings its own words with it, which replace what stands there
+    page.locator('img[alt="picture"]').first.wait_for(state="visible")
     page.get_by_label("Classes").fill("sky; sky")
     page.get_by_role("button", name="Segment", exact=True).click()
     alert.filter(has_text="'sky' occurs twice").wait_for()

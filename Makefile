@@ -1,6 +1,7 @@
 # make table   set up .venv when needed, run the experiment of params.yaml, write results/table.csv
 # make report  the ablation grid and results/report.html, beside the table
 # make test    set up .venv when needed, run all tests
+# make rehearsal  the official experiments at real size on a loopback host (half an hour, 12 GB)
 # make lint    formatters and linters, as CI runs them
 # make clip    train the miniature CLIP anew (23 minutes on two busy cores)
 # make bench   time step, evaluation, operator, text, loading against the plain recipe (10 minutes)
@@ -10,7 +11,7 @@ BIN := .venv/bin
 CORES ?= all
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES)
 
-.PHONY: table report test fast-test lint format clip bench pins env
+.PHONY: table report test fast-test rehearsal lint format clip bench pins env
 
 table: env
 	@$(SNAKEMAKE) results/table.csv
@@ -24,6 +25,9 @@ test: env
 
 fast-test: env
 	@$(BIN)/pytest -m "not slow"
+
+rehearsal: env
+	@$(BIN)/pytest -m "slow or rehearsal" --capture=no tests/rehearsal
 
 lint: env
 	@$(BIN)/ruff check .

@@ -106,4 +106,7 @@ def _embed(options: argparse.Namespace) -> None:
     if params.execution.gpus_per_worker and torch.cuda.is_available():
         backbone = backbone.cuda()
     templates = TEMPLATES[: options.templates or params.clip.templates]
-    embed_vocabulary(backbone, vocabulary.names, templates=templates).save(options.out)
+    unfinished = options.out.with_name(f"{options.out.name}.unfinished")
+    embed_vocabulary(backbone, vocabulary.names, templates=templates, unfinished=unfinished).save(
+        options.out
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from maftp.data.vocabulary import split_synonyms
 from maftp.errors import CheckpointError, DataError
 from maftp.files import atomic_path
 from maftp.modeling.checkpoint import check_finite
-from maftp.modeling.tensor_files import save_tensors
+from maftp.modeling.tensor_files import read_noted, save_tensors
 from maftp.progress import track
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ _NOTED = "text_embeddings"
 CHUNK = 128
 """Sentences embedded at once, for memory."""
 _UNWATCHED_CHUNKS = 32
+_UNFINISHED = "unfinished_text_embeddings"
+_SECONDS_BETWEEN_SAVES = 20.0
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,11 @@ def digest(texts: Sequence[str]) -> str:
 
 @torch.no_grad()
 def embed_vocabulary(
-    backbone: ClipBackbone, names: Sequence[str], *, templates: Sequence[str] = TEMPLATES
+    backbone: ClipBackbone,
+    names: Sequence[str],
+    *,
+    templates: Sequence[str] = TEMPLATES,
+    unfinished: Path | None = None,
 ) -> TextEmbeddings:
     """Embed the synonyms of every class, each as the normalised mean over the templates.
 
@@ -135,6 +142,8 @@ def embed_vocabulary(
         backbone: a CLIP with its text tower.
         names: K class names, commas between synonyms.
         templates: sentences with one `{}` each.
+        unfinished: file that keeps what is embedded so far, for a run that is interrupted and
+            begun again; removed at the end. None keeps nothing.
 
     Returns:
         Embeddings in float32 on the backbone's device.
@@ -149,7 +158,7 @@ def embed_vocabulary(
             raise DataError(f"vocabulary: the name of class {index} is blank; fill it or remove it")
     synonyms = [split_synonyms(name) for name in names]
     unique = list(dict.fromkeys(part for parts in synonyms for part in parts))
-    rows = _embed_synonyms(backbone, unique, templates)  # (number of different synonyms, D)
+    rows = _embed_synonyms(backbone, unique, templates, unfinished)  # (different synonyms, D)
     index = {synonym: row for row, synonym in enumerate(unique)}
     order = torch.tensor([index[part] for parts in synonyms for part in parts], device=rows.device)
     return TextEmbeddings(
@@ -162,12 +171,49 @@ def embed_vocabulary(
 
 
 def _embed_synonyms(
-    backbone: ClipBackbone, synonyms: Sequence[str], templates: Sequence[str]
+    backbone: ClipBackbone,
+    synonyms: Sequence[str],
+    templates: Sequence[str],
+    unfinished: Path | None,
 ) -> Tensor:
     """Embed each synonym, (n, D) unit rows: normalise each sentence, average, normalise."""
     sentences = [template.format(synonym) for synonym in synonyms for template in templates]
+    embedded = F.normalize(_embed_sentences(backbone, sentences, unfinished), dim=-1)
+    return F.normalize(embedded.unflatten(0, (-1, len(templates))).mean(1), dim=-1)
+
+
+def _embed_sentences(
+    backbone: ClipBackbone, sentences: Sequence[str], unfinished: Path | None
+) -> Tensor:
+    """Embed each sentence, (n, D), a chunk at a time, after those that `unfinished` holds."""
     starts = range(0, len(sentences), CHUNK)
-    watched = track(starts, "embed") if len(starts) > _UNWATCHED_CHUNKS else starts
-    chunks = [backbone.encode_text(sentences[start : start + CHUNK]) for start in watched]
-    embedded = F.normalize(torch.cat(chunks), dim=-1).unflatten(0, (-1, len(templates)))
-    return F.normalize(embedded.mean(1), dim=-1)
+    many = len(starts) > _UNWATCHED_CHUNKS
+    task = digest([backbone.text_digest(), *sentences]) if unfinished else ""
+    chunks = _read_chunks(unfinished, task, backbone) if unfinished else []
+    if chunks:
+        logger.info("going on after %d of %d sentences", len(chunks) * CHUNK, len(sentences))
+    saved = time.monotonic()
+    for start in track(starts, "embed") if many else starts:
+        if start < len(chunks) * CHUNK:
+            continue
+        chunks.append(backbone.encode_text(sentences[start : start + CHUNK]))
+        if unfinished and time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:
+            with atomic_path(unfinished) as temporary:
+                save_tensors(temporary, {"chunks": torch.cat(chunks)}, key=_UNFINISHED, noted=task)
+            saved = time.monotonic()
+    if unfinished:
+        unfinished.unlink(missing_ok=True)
+    return torch.cat(chunks)
+
+
+def _read_chunks(unfinished: Path, task: str, backbone: ClipBackbone) -> list[Tensor]:
+    """Return the whole chunks that an earlier run with the same tower and sentences has made."""
+    try:
+        if read_noted(unfinished, _UNFINISHED) != task:
+            return []
+        with safe_open(unfinished, framework="pt") as file:
+            chunks = file.get_tensor("chunks").split(CHUNK)
+    except (OSError, SafetensorError, ValueError):
+        return []
+    device = backbone.clip_model.logit_scale.device
+    return [chunk.to(device) for chunk in chunks if len(chunk) == CHUNK]

@@ -52,6 +52,43 @@ def test_chunks_do_not_matter(backbone, monkeypatch):
     torch.testing.assert_close(embed_vocabulary(backbone, NAMES).weight, whole, atol=1e-5, rtol=0)
 
 
+def test_an_interrupted_run_goes_on_with_the_same_bits(backbone, tmp_path, monkeypatch):
+    names = [f"thing {index}" for index in range(10)]  # 140 sentences
+    monkeypatch.setattr("maftp.modeling.text_classifier.CHUNK", 32)
+    monkeypatch.setattr("maftp.modeling.text_classifier._SECONDS_BETWEEN_SAVES", 0.0)
+    whole = embed_vocabulary(backbone, names).weight
+    unfinished, embedded = tmp_path / "unfinished", []
+
+    class Interrupted(ClipBackbone):
+        left = 2
+
+        def encode_text(self, sentences):
+            if self.left == 0:
+                raise KeyboardInterrupt
+            type(self).left -= 1
+            embedded.extend(sentences)
+            return super().encode_text(sentences)
+
+    monkeypatch.setattr(backbone, "__class__", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        embed_vocabulary(backbone, names, unfinished=unfinished)
+    Interrupted.left = 100
+    with pytest.raises(KeyboardInterrupt):  # other sentences do not take what belongs to these
+        Interrupted.left = 0
+        embed_vocabulary(backbone, names[::-1], unfinished=unfinished)
+    Interrupted.left = 100
+    assert torch.equal(embed_vocabulary(backbone, names, unfinished=unfinished).weight, whole)
+    assert len(embedded) == 140 and not unfinished.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"damaged", b"\x10\x00"])
+def test_damaged_remains_are_begun_anew(backbone, tmp_path, content):
+    unfinished = tmp_path / "unfinished"
+    unfinished.write_bytes(content)
+    weight = embed_vocabulary(backbone, NAMES, unfinished=unfinished).weight
+    assert torch.equal(weight, embed_vocabulary(backbone, NAMES).weight)
+
+
 def test_save_and_load(backbone, tmp_path):
     embeddings = embed_vocabulary(backbone, NAMES)
     embeddings.save(tmp_path / "text" / "test.safetensors")

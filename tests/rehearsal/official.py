@@ -26,7 +26,7 @@ IMAGES = 2
 """Pictures of every split."""
 STUFF_IDS = [i for i in range(1, 183) if i not in REMOVED_IDS]
 PANOPTIC_IDS = STUFF_IDS[:133]
-_COLOURS = ["red", "blue", "green", "dark", "pale", "old", "new", "small", "round", "wooden"]
+_COLOURS = "red blue green dark pale old new small round wooden tall broken".split()
 _NOUNS = (
     "wall building sky tree road floor ceiling bed pavement cabinet grass window person door "
     "table mountain plant curtain chair car sea painting sofa shelf house mirror rug field "

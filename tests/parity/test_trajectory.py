@@ -17,23 +17,12 @@ from maftp.modeling.text_classifier import TextEmbeddings
 from maftp.training.place import Place
 from maftp.training.trainer import Trainer
 from maftp.training.whole_batch import Order, gather_batch
-from tests.parity.weights import fixed_rand, named_tensor
+from tests.parity.weights import fixed_rand, fixture_tensor
 
 pytestmark = pytest.mark.slow
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 FLOAT = torch.float32
-
-
-def fixture_tensor(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    value = named_tensor(name, tensor)
-    if name.endswith(("query_feat.weight", "query_embed.weight")):
-        return 16 * value
-    if "predictor.transformer_" in name and name.endswith("attn.out_proj.weight"):
-        return value / 4
-    if name.endswith("mask_features.weight"):
-        return value - value.mean(1, keepdim=True)
-    return value
 
 
 def forget_constants() -> None:

@@ -38,8 +38,9 @@ SelectTypeParameters=CR_Core_Memory
 SlurmdParameters=config_overrides
 ReturnToService=2
 MpiDefault=none
-NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=2 RealMemory=16000
-NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=2 RealMemory=16000
+GresTypes=gpu
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} {size}
+NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} {size}
 PartitionName=all Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
 """
 
@@ -76,14 +77,22 @@ def why_not() -> str | None:
 
 
 @contextmanager
-def virtual_cluster() -> Iterator[VirtualCluster]:
-    """Start munged, slurmctld and two slurmd; end all of them on leaving."""
+def virtual_cluster(
+    *, cpus: int = 2, memory_mb: int = 16000, gpus: int = 0
+) -> Iterator[VirtualCluster]:
+    """Start munged, slurmctld and two slurmd; end all of them on leaving.
+
+    Slurm believes what it is told of a node, also of GPUs that do not exist.
+    """
     folder = Path(tempfile.mkdtemp(prefix="maftp-slurm-"))
     folder.chmod(0o755)  # munged runs as a user of its own
     (folder / "state").mkdir()
     host = socket.gethostname().split(".")[0]
-    text = CONFIGURATION.format(host=host, folder=folder, ports=_free_ports(3))
+    size = f"CPUs={cpus} RealMemory={memory_mb}" + (f" Gres=gpu:{gpus}" if gpus else "")
+    text = CONFIGURATION.format(host=host, folder=folder, ports=_free_ports(3), size=size)
     (folder / "slurm.conf").write_text(text)
+    if gpus:
+        (folder / "gres.conf").write_text(f"Name=gpu Count={gpus}\n")
     _wrap_srun(folder)
     cluster = VirtualCluster(folder)
     daemons = [_start_munged(folder / "munge")]

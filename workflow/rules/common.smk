@@ -230,6 +230,12 @@ def stop_where_the_machine_lacks_something():
         )
 
 
+# An evaluation takes the first GPU it sees: on this machine one runs after the other, whatever
+# --cores is. On a cluster each job sees a GPU of its own.
+if workflow.local_exec:
+    workflow.register_resource("first_gpu", 1)
+
+
 # Results that DVC brought bring Snakemake's records of their jobs along. What a killed run made is
 # noted here, as it ended without the handlers of the Snakefile.
 if workflow.exec_mode == ExecMode.DEFAULT:

@@ -1,4 +1,7 @@
 # One evaluation per variant, seed and benchmark.
+EVALUATION_GPUS = min(PARAMS.execution.gpus_per_worker, 1)
+
+
 rule evaluate:
     input:
         data=lambda wildcards: layout.manifest_path(
@@ -22,9 +25,8 @@ rule evaluate:
         "../../envs/environment.yaml"
     threads: PARAMS.execution.loader_workers + 1
     resources:
-        **needs(
-            PARAMS.resources.evaluate, gpus=min(PARAMS.execution.gpus_per_worker, 1)
-        ),
+        **needs(PARAMS.resources.evaluate, gpus=EVALUATION_GPUS),
+        first_gpu=EVALUATION_GPUS,
     params:
         settings=lambda wildcards: settings(
             "input.test",

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import shlex
 import signal
 import subprocess
 import threading
@@ -74,18 +76,24 @@ class Rehearsal:
 
     def run(self, experiment: str, **changes) -> tuple[pd.DataFrame, int]:
         """Make the table of an experiment; return it and the most memory that was held, in MB."""
-        command = self.command("results/table.csv", experiment, **changes)
-        log = self.checkout.path / f"{experiment}.log"
+        memory = self.watch(self.command("results/table.csv", experiment, **changes))
+        return pd.read_csv(self.checkout.path / "results/table.csv"), memory
+
+    def watch(self, command: list[str]) -> int:
+        """Run a command to its end; return the most memory that it and its children held, in MB."""
+        log = self.checkout.path / "command.log"
+        path = f"{BIN}:{os.environ['PATH']}"
         with open(log, "w") as file:
             process = subprocess.Popen(
-                command, cwd=self.checkout.path, stdout=file, stderr=subprocess.STDOUT
-            )
+                command, cwd=self.checkout.path, env=os.environ | {"PATH": path},
+                stdout=file, stderr=subprocess.STDOUT,
+            )  # fmt: skip
             memory = 0
             while process.poll() is None:
                 memory = max(memory, memory_held(process.pid))
                 time.sleep(0.5)
-        assert process.returncode == 0, log.read_text()
-        return pd.read_csv(self.checkout.path / "results/table.csv"), memory
+        assert process.returncode == 0, f"{command}\n{log.read_text()}"
+        return memory
 
     def command(self, target: str, experiment: str, **changes) -> list[str]:
         files = self.files(experiment, **changes)
@@ -93,6 +101,18 @@ class Rehearsal:
             str(BIN / "snakemake"), "--cores", "2", "--rerun-incomplete", target,
             "--configfile", *files,
         ]  # fmt: skip
+
+    def interrupt(self, command: list[str], seconds: float) -> None:
+        """Run a command and stop it after some seconds, as a cluster stops a job."""
+        process = subprocess.Popen(
+            command, cwd=self.checkout.path, start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(120)
 
     def assert_nothing_brought_is_lost(self, after: str) -> None:
         for path, digest in self.brought.items():
@@ -140,14 +160,16 @@ def official(tmp_path_factory, request) -> Iterator[Rehearsal]:
     host.hub[f"{HUB[model]}/open_clip_model.safetensors"] = f"{model}.safetensors"
     for entry in load_catalog().weights.values():
         host.drive[entry.url.rpartition("=")[2]] = entry.file
-    # The user has registered for ADE20K; something of his own lies beside it.
+    # The user has registered for ADE20K, has an archive already, and weights of his own.
     archives = checkout.path / "datasets/official/archives"
     archives.mkdir(parents=True)
-    registered = archives / "ADE20K_2021_17_01.zip"
+    registered = checkout.path / "ADE20K_2021_17_01.zip"
     (host.folder / registered.name).rename(registered)
+    had = archives / "VOCtrainval_11-May-2012.tar"
+    (host.folder / had.name).rename(had)
     own = archives / "maftp_l.pth"
     own.write_bytes(b"weights of my own")
-    brought = {path: sha256(path) for path in (registered, own)}
+    brought = {path: sha256(path) for path in (registered, had, own)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_ENDPOINT", host.url("").rstrip("/"))
         patch.setenv("HF_HOME", str(folder / "hub"))
@@ -170,24 +192,31 @@ def assert_is_rehearsed(name: str, table: pd.DataFrame, memory: int, started: fl
     assert memory < MOST_MEMORY_MB
 
 
+def commands_of_the_page() -> list[list[str]]:
+    """Return what docs/reproduce.md has people type, from the first `maftp` on."""
+    page = (ROOT / "docs/reproduce.md").read_text()
+    section = page.split("## Five commands")[1].split("\n## ")[0]
+    (block,) = re.findall(r"^```sh\n(.*?)^```", section, re.S | re.M)
+    lines = [shlex.split(line, comments=True) for line in block.splitlines()]
+    return [words for words in lines if words[0] in ("maftp", "snakemake")]
+
+
 def test_interruptions_lose_nothing_that_was_brought(official):
-    """Stopped five times on the way to the data, each time as a cluster stops a job."""
     for seconds in (4, 7, 9, 11, 13):
-        process = subprocess.Popen(
-            official.command("datasets", BASE), cwd=official.checkout.path,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
-        try:
-            process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait(120)
+        official.interrupt(official.command("datasets", BASE), seconds)
         official.assert_nothing_brought_is_lost(f"SIGTERM after {seconds} s")
 
 
 def test_released_weights_of_the_base_model(official):
+    """The page's own commands; only the overlay of the rehearsal comes behind the official file."""
     started = time.monotonic()
-    table, memory = official.run(BASE)
+    own, memory = official.files(BASE), 0
+    commands = commands_of_the_page()
+    assert [words[0] for words in commands] == ["maftp", "maftp", "snakemake"]
+    for words in commands:
+        assert words[-1] == own[0]
+        memory = max(memory, official.watch([*words, *own[1:]]))
+    table = pd.read_csv(official.checkout.path / "results/table.csv")
     assert_is_rehearsed(BASE, table, memory, started)
     benchmarks = load_params(
         ROOT / "params.yaml", ROOT / f"workflow/experiments/{BASE}.yaml"
@@ -214,16 +243,7 @@ def test_changes_lose_nothing_that_was_brought(official):
     checkout.run(*official.command("datasets", BASE, **moved))
     after.assert_nothing_brought_is_lost("a moved root")
     moved["data"]["catalog"] = None  # the official addresses, which cannot be reached from here
-    command = official.command("datasets", BASE, **moved)
-    process = subprocess.Popen(
-        command, cwd=checkout.path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )  # fmt: skip
-    try:
-        process.wait(40)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(120)
+    official.interrupt(official.command("datasets", BASE, **moved), 40)
     after.assert_nothing_brought_is_lost("an overlay that was removed")
     (checkout.path / "datasets/moved").rename(checkout.path / "datasets/official")
 

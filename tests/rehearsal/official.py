@@ -96,7 +96,7 @@ def ade20k(rng: Rng) -> dict[str, bytes]:
         challenge[root.format("annotations") + ".png"] = encoded(label.astype(np.uint8), "PNG")
         codes = np.zeros((height, width, 3), np.uint8)
         for rank, thing in enumerate(things, start=1):
-            codes[label == thing + 1, :2] = rank, 1
+            codes[label == thing + 1, :2] = rank, rank  # one instance of each
         instances[f"annotations_instance/{folder}/{stem}.png"] = encoded(codes, "PNG")
         path = f"ADE20K_2021_17_01/images/ADE/{folder}/urban/street/{stem}"
         height, width = (1536, 2048) if number == 1 else (960, 1280)  # both are shrunk

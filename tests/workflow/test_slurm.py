@@ -125,12 +125,12 @@ def test_jobs_get_what_the_official_file_says(finished, large_nodes, tmp_path, e
     }
     assert set(asked) <= set(jobs)
     for rule, (need, gpus) in asked.items():
-        got = dict(part.split("=") for part in jobs[rule]["ReqTRES"].split(","))
-        assert in_mb(got["mem"]) == need.memory_mb, rule
-        assert in_minutes(jobs[rule]["TimeLimit"]) == need.minutes, rule
-        assert int(got.get("gres/gpu", 0)) == gpus, rule
-    cpus = dict(part.split("=") for part in jobs["train"]["ReqTRES"].split(","))["cpu"]
-    assert int(cpus) == execution.workers * execution.cpus_per_worker
+        got = jobs[rule]
+        assert in_mb(got["MinMemoryNode"]) == need.memory_mb, rule
+        assert in_minutes(got["TimeLimit"]) == need.minutes, rule
+        found = re.search(r"gpu:(\d+)", got.get("TresPerNode", "") + got.get("TresPerJob", ""))
+        assert int(found[1] if found else 0) == gpus, rule
+    assert int(jobs["train"]["NumCPUs"]) == execution.workers * execution.cpus_per_worker
 
 
 def in_mb(size: str) -> float:

@@ -92,7 +92,9 @@ def virtual_cluster(
     text = CONFIGURATION.format(host=host, folder=folder, ports=_free_ports(3), size=size)
     (folder / "slurm.conf").write_text(text)
     if gpus:
-        (folder / "gres.conf").write_text(f"Name=gpu Count={gpus}\n")
+        for number in range(gpus):
+            (folder / f"gpu{number}").touch()
+        (folder / "gres.conf").write_text(f"Name=gpu File={folder}/gpu[0-{gpus - 1}]\n")
     _wrap_srun(folder)
     cluster = VirtualCluster(folder)
     daemons = [_start_munged(folder / "munge")]

@@ -126,7 +126,7 @@ def test_jobs_get_what_the_official_file_says(finished, large_nodes, tmp_path, e
     assert set(asked) <= set(jobs)
     for rule, (need, gpus) in asked.items():
         got = jobs[rule]
-        assert in_mb(got["MinMemoryNode"]) == need.memory_mb, rule
+        assert in_mb(got["MinMemoryNode"]) == pytest.approx(need.memory_mb, rel=0.001), rule
         assert in_minutes(got["TimeLimit"]) == need.minutes, rule
         found = re.search(r"gpu:(\d+)", got.get("TresPerNode", "") + got.get("TresPerJob", ""))
         assert int(found[1] if found else 0) == gpus, rule

@@ -6,6 +6,7 @@ import grimp
 import pytest
 
 BASE = {
+    "blocks",
     "errors",
     "files",
     "lock",
@@ -26,7 +27,8 @@ ALLOWED = {
     "memory": set(),
     "files": {"errors"},
     "yaml_file": {"errors", "files"},
-    "config": {"errors", "grid", "yaml_file"},
+    "blocks": set(),
+    "config": {"blocks", "errors", "grid", "yaml_file"},
     "ops": BASE,
     "data": BASE,
     "tracking": BASE,

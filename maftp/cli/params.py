@@ -9,15 +9,17 @@ def params(*, schema: bool = False, params: ParamFiles = PARAMS) -> None:
     """Check parameter files and print what they amount to.
 
     Args:
-        schema: print a JSON schema with every key's type, default and meaning instead.
+        schema: print every key's type, default and meaning instead, as a JSON schema.
     """
+    import json
+
     import yaml
 
-    from maftp.config import describe_keys
+    from maftp.config import json_schema
     from maftp.credentials import cleaned
 
     if schema:
-        print(describe_keys())
+        print(json.dumps(json_schema(), indent=2))
     else:
         values = cleaned(read_params(params).model_dump(mode="json"))
         print(yaml.safe_dump(values, sort_keys=False), end="")

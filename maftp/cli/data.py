@@ -8,14 +8,7 @@ from typing import TYPE_CHECKING
 
 from cyclopts import App
 
-from maftp.cli.options import (
-    PARAMS,
-    NewFile,
-    ParamFiles,
-    Positive,
-    catalog_and_root,
-    read_params,
-)
+from maftp.cli.options import PARAMS, NewFile, ParamFiles, Positive, catalog_and_root, read_params
 
 if TYPE_CHECKING:
     from maftp.data.status import DatasetStatus

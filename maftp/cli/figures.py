@@ -6,14 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from maftp.cli.options import (
-    PARAMS,
-    NewFile,
-    NewFolder,
-    ParamFiles,
-    catalog_and_root,
-    read_params,
-)
+from maftp.cli.options import PARAMS, NewFile, NewFolder, ParamFiles, catalog_and_root, read_params
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -34,12 +34,7 @@ def scores(
 
 
 def table(
-    runs: tuple[Path, ...],
-    /,
-    *,
-    out: NewFile,
-    markdown: NewFile,
-    params: ParamFiles = PARAMS,
+    runs: tuple[Path, ...], /, *, out: NewFile, markdown: NewFile, params: ParamFiles = PARAMS
 ) -> None:
     """Gather the scores of an experiment's runs into a table.
 

@@ -4,14 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from maftp.cli.options import (
-    PARAMS,
-    NewFile,
-    NewFolder,
-    ParamFiles,
-    catalog_and_root,
-    read_params,
-)
+from maftp.cli.options import PARAMS, NewFile, NewFolder, ParamFiles, catalog_and_root, read_params
 
 
 def train(

@@ -64,7 +64,6 @@ def create_app() -> App:
         exit_on_error=False,
         print_error=False,
         verbose=False,
-        suppress_keyboard_interrupt=False,
     )
     for title, commands in COMMANDS.items():
         group = Group.create_ordered(title)
@@ -75,6 +74,7 @@ def create_app() -> App:
             app.command(command)
     app.register_install_completion_command(group="Help")
     app["--help"].group = "Help"
+    app.meta.suppress_keyboard_interrupt = False  # `main` says what to do
 
     @app.meta.default
     def run(

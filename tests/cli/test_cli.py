@@ -48,6 +48,7 @@ def assert_sentence(code: int, text: str, *parts: str) -> None:
         ("demo --port 0", 'maftp demo: Invalid value "0" for --port. Must be >= 1.'),
         ("table --out x", 'maftp table: Command "table" parameter RUNS requires an argument.'),
         ("params --params", 'maftp params: Command "params" parameter --params requires at least'),
+        ("params --log", "maftp params: Parameter --log requires an argument."),
         ("data", "maftp data: no command is named; `maftp data --help` lists them"),
         ("", "maftp: no command is named; `maftp --help` lists them"),
     ],
@@ -200,6 +201,14 @@ def test_errors_of_the_system_are_sentences(capsys, monkeypatch, tmp_path, error
     log = tmp_path / "log.txt"
     assert_sentence(*run(capsys, "params", "--log", log), sentence)
     assert "Traceback" in log.read_text()  # for us, not for the user
+
+
+def test_an_interrupted_command_says_how_to_go_on(capsys, monkeypatch):
+    def interrupted(files):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("maftp.cli.params.read_params", interrupted)
+    assert run(capsys, "params") == (130, "maftp params: interrupted; run it again to go on\n")
 
 
 WARN = """

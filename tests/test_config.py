@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from maftp.config import describe_keys, load_params, parse_params, recorded_params
+from maftp.config import load_params, parse_params, recorded_params
 from maftp.errors import ParamsError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -140,11 +140,6 @@ def test_a_missing_file_is_named():
 def test_an_unknown_variant_lists_the_known_ones():
     with pytest.raises(ParamsError, match="known: maftp, fcclip"):
         load_params(DEFAULT).for_variant("mft")
-
-
-def test_keys_are_described():
-    lines = describe_keys().splitlines()
-    assert any(line.startswith("train.rc_weight: Weight of representation") for line in lines)
 
 
 @pytest.mark.parametrize("file", RELEASED, ids=lambda file: file.stem)

@@ -19,7 +19,8 @@ from maftp.modeling.checkpoint import clip_entries, fit_state
 from maftp.modeling.checkpoint_file import read_state
 
 if TYPE_CHECKING:
-    from maftp.config import Clip, Params
+    from maftp.blocks import Clip
+    from maftp.config import Params
 
 logger = logging.getLogger(__name__)
 

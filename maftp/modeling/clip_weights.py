@@ -10,7 +10,7 @@ from maftp.modeling.clip_backbone import create_clip, find_pretrained, load_clip
 from maftp.modeling.tensor_files import save_tensors
 
 if TYPE_CHECKING:
-    from maftp.config import Clip
+    from maftp.blocks import Clip
 
 
 def fetch_clip(clip: Clip, out: Path) -> None:

@@ -2,7 +2,7 @@ import pytest
 import torch
 from detectron2.data.transforms import ResizeShortestEdge
 
-from maftp.config import Augmentation
+from maftp.blocks import Augmentation
 from maftp.errors import ParamsError
 from maftp.evaluation.augmentation import Augmented
 from maftp.evaluation.runner import evaluate

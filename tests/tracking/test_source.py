@@ -80,6 +80,8 @@ def test_edited_code_is_refused(package):
     (package / "table.csv").write_text("3\n")
     with pytest.raises(MaftpError, match=r"code of losses\+weights was edited"):
         source.check_code(mark)
+    with pytest.raises(MaftpError, match=r"code of losses\+gone was edited"):
+        source.check_code("losses+gone:0123")
 
 
 def test_an_unknown_place_is_refused():

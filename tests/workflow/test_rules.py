@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 from pathlib import Path
 
 import grimp
 import pytest
 
+from maftp.cli import create_app
 from maftp.tracking import source
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,22 +55,13 @@ def imports(tree: ast.AST) -> set[str]:
 
 
 def command_imports(name: str) -> set[str]:
-    """Return what the function of a command imports, whichever file it stands in."""
-    for file in (ROOT / "maftp" / "commands").glob("*.py"):
-        tree = ast.parse(file.read_text())
-        functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
-        for node in ast.walk(tree):
-            if not (isinstance(node, ast.Call) and getattr(node.func, "id", "") == "command"):
-                continue
-            constants = [a.value for a in node.args if isinstance(a, ast.Constant)]
-            if constants[:1] == [name]:
-                runs = next(
-                    a.id for a in node.args if isinstance(a, ast.Name) and a.id in functions
-                )
-                called = {n.id for n in ast.walk(functions[runs]) if isinstance(n, ast.Name)}
-                nodes = [functions[runs], *(functions[n] for n in called if n in functions)]
-                return set().union(*map(imports, nodes))
-    raise AssertionError(f"no command {name}")
+    """Return what the function of a command imports, or one beside it that it calls."""
+    command = create_app()[name].default_command
+    tree = ast.parse(inspect.getsource(inspect.getmodule(command)))
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    own = functions[command.__name__]
+    called = {n.func.id for n in ast.walk(own) if isinstance(n, ast.Call) and hasattr(n.func, "id")}
+    return set().union(*(imports(functions[n]) for n in {own.name, *called} & functions.keys()))
 
 
 def watched(rule: str) -> set[Path]:

@@ -60,7 +60,7 @@ def frozen_params():
     They may be edited while jobs wait: all jobs of this run, on other nodes too, read what was
     planned. A catalog that the run draws itself comes later. The name tells the code as well.
     """
-    code = code_digest("commands", "training.worker", "training.validation")
+    code = code_digest("cli", "training.worker", "training.validation")
     if is_frozen(PARAM_FILES[0]):
         if code not in PARAM_FILES[0].name:
             raise WorkflowError(

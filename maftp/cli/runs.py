@@ -1,16 +1,15 @@
-"""Commands about runs in MLflow: `maftp runs log`, `maftp runs compare`."""
+"""`maftp runs ...`: finished runs in MLflow."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich_argparse import RichHelpFormatter
+from cyclopts import App
 
-from maftp.commands.parser import command, read_params
+from maftp.cli.options import PARAMS, ParamFiles, read_params
 from maftp.credentials import without_credentials
 from maftp.errors import MaftpError
 
@@ -18,36 +17,41 @@ if TYPE_CHECKING:
     from maftp.tracking.comparison import Comparison
     from maftp.tracking.mlflow_store import MlflowStore
 
-
-def add(commands: argparse._SubParsersAction) -> None:
-    """Add these commands."""
-    text = "Log finished runs to MLflow, or compare two of them."
-    group = commands.add_parser(
-        "runs", help=text, description=text, formatter_class=RichHelpFormatter
-    )
-    topics = group.add_subparsers(dest="topic", required=True, metavar="TOPIC")
-    _add_log(topics)
-    _add_compare(topics)
+runs = App(name="runs", help="Log finished runs to MLflow, or compare two of them.")
 
 
-def _add_log(commands: argparse._SubParsersAction) -> None:
-    parser = command(
-        commands,
-        "log",
-        "Log runs from their files: evaluations, pictures, table, registered weights.",
-        _log,
-    )
-    parser.add_argument("runs", nargs="+", type=Path, help="results/EXPERIMENT/VARIANT/seedN")
-    parser.add_argument("--table", type=Path, help="table.csv with their rows")
+@runs.command
+def log(
+    runs: tuple[Path, ...], /, *, table: Path | None = None, params: ParamFiles = PARAMS
+) -> None:
+    """Log runs from their files: evaluations, pictures, table, registered weights.
 
-
-def _log(options: argparse.Namespace) -> None:
+    Args:
+        runs: results/EXPERIMENT/VARIANT/seedN.
+        table: table.csv with their rows.
+    """
     from maftp.tracking.run_record import read_run
 
-    records = [read_run(run) for run in options.runs]
-    store = _store(options)
+    records = [read_run(run) for run in runs]
+    store = _store(params)
     with _mlflow_named(store, "nothing is lost, log the runs again later with `maftp runs log`"):
-        _log_all(store, records, options.table)
+        _log_all(store, records, table)
+
+
+@runs.command
+def compare(first: str, second: str, /, *, params: ParamFiles = PARAMS) -> None:
+    """Print in which parameters and numbers two runs differ.
+
+    Args:
+        first: [EXPERIMENT/]VARIANT[-seedN], a run's folder, or a run id.
+        second: likewise.
+    """
+    from maftp.tracking.comparison import compare
+
+    store = _store(params)
+    with _mlflow_named(store, "start the server, or set $MLFLOW_TRACKING_URI to one that answers"):
+        found = compare(store, first, second)
+    print(_text(found))
 
 
 @contextmanager
@@ -77,30 +81,10 @@ def _log_all(store: MlflowStore, records: Sequence, table: Path | None) -> None:
             log_run(store, record, table=table, pictures=pictures)
 
 
-def _add_compare(commands: argparse._SubParsersAction) -> None:
-    parser = command(
-        commands,
-        "compare",
-        "Print in which parameters and numbers two runs differ.",
-        _compare,
-    )
-    for name in ("first", "second"):
-        parser.add_argument(name, help="[EXPERIMENT/]VARIANT[-seedN], a run's folder, or a run id")
-
-
-def _compare(options: argparse.Namespace) -> None:
-    from maftp.tracking.comparison import compare
-
-    store = _store(options)
-    with _mlflow_named(store, "start the server, or set $MLFLOW_TRACKING_URI to one that answers"):
-        found = compare(store, options.first, options.second)
-    print(_text(found))
-
-
-def _store(options: argparse.Namespace) -> MlflowStore:
+def _store(files: Sequence[Path]) -> MlflowStore:
     from maftp.tracking.mlflow_store import MlflowStore, server_uri
 
-    params = read_params(options)
+    params = read_params(files)
     return MlflowStore(uri=server_uri(params.tracking.uri), experiment=params.experiment)
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from maftp.cli import main
+from maftp.cli import create_app, main
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def maftp(*arguments: object, **options: object) -> subprocess.CompletedProcess:
@@ -31,6 +31,89 @@ def assert_sentence(code: int, text: str, *parts: str) -> None:
     assert code == 1
     assert text.count("\n") == 1 and text.startswith("maftp "), text
     assert all(part in text for part in parts), text
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("trian", 'maftp trian: Unknown command "trian". Did you mean "train"?'),
+        ("data stat", 'maftp data: Unknown command "stat". Did you mean "status"?'),
+        ("params --shema", "maftp params: Unknown option: --shema. Did you mean --schema?"),
+        ("merge-tables --params x", "maftp merge-tables: Unknown option: --params."),
+        ("convert x --jobs many", "maftp convert: Invalid value for --jobs: unable to convert"),
+        (
+            "embed x --clip c --out o --templates 3",
+            'maftp embed: Invalid value "3" for --templates. Choose from',
+        ),
+        ("demo --port 0", 'maftp demo: Invalid value "0" for --port. Must be >= 1.'),
+        ("table --out x", 'maftp table: Command "table" parameter RUNS requires an argument.'),
+        ("params --params", 'maftp params: Command "params" parameter --params requires at least'),
+        ("params --log", "maftp params: Parameter --log requires an argument."),
+        ("data", "maftp data: no command is named; `maftp data --help` lists them"),
+        ("", "maftp: no command is named; `maftp --help` lists them"),
+    ],
+)
+def test_what_is_typed_wrong_is_named(capsys, words, sentence):
+    code, said = run(capsys, *words.split())
+    assert code == 2
+    assert said.startswith(sentence) and said.count("\n") == 1, said
+
+
+def commands(app, *words):
+    """Return all commands by their words."""
+    found = {}
+    for name, command in app.resolved_commands().items():
+        if not name.startswith("-"):
+            inner = commands(command, *words, name)
+            found |= inner or {(*words, name): command}
+    return found
+
+
+def test_every_command_and_option_is_explained():
+    found = commands(create_app())
+    assert ("runs", "compare") in found and len(found) > 25
+    for words, command in found.items():
+        assert command.help, words
+        for argument in command.assemble_argument_collection(parse_docstring=True):
+            assert argument.parameter.help or not argument.show, f"{words}: {argument.name}"
+
+
+HELP = """
+import sys
+from maftp.cli import main
+assert main(["--help"]) == 0
+print(sorted({"torch", "numpy", "pydantic", "yaml", "requests", "maftp.config"} & set(sys.modules)))
+"""
+
+
+def test_help_waits_for_no_library():
+    done = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, check=True)
+    assert "evaluate" in done.stdout and done.stdout.endswith("[]\n")
+
+
+COMPLETE = """
+source ~/.bashrc
+COMP_WORDS=($1 "$2"); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _maftp; echo "${COMPREPLY[@]}"
+"""
+
+
+@pytest.mark.parametrize(
+    ("typed", "begun", "offered"),
+    [
+        ("maftp", "tra", "train"),
+        ("maftp data", "ver", "verify"),
+        ("maftp figure", "--base", "--baseline"),
+        ("maftp export --format", "to", "torch-export"),
+    ],
+)
+def test_the_shell_completes(tmp_path, typed, begun, offered):
+    """As README says: install, then a new shell."""
+    home = os.environ | {"HOME": str(tmp_path)}
+    assert maftp("--install-completion", "--shell", "bash", env=home).returncode == 0
+    done = subprocess.run(
+        ["bash", "-c", COMPLETE, "bash", typed, begun], capture_output=True, text=True, env=home
+    )
+    assert done.stdout.split() == [offered], done.stderr
 
 
 OUTPUTS = {
@@ -111,26 +194,35 @@ def test_a_reader_that_ends_is_no_traceback():
     ],
 )
 def test_errors_of_the_system_are_sentences(capsys, monkeypatch, tmp_path, error, sentence):
-    def fail(options):
+    def fail(files):
         raise error
 
-    monkeypatch.setattr("maftp.commands.params._params", fail)
+    monkeypatch.setattr("maftp.cli.params.read_params", fail)
     log = tmp_path / "log.txt"
     assert_sentence(*run(capsys, "params", "--log", log), sentence)
     assert "Traceback" in log.read_text()  # for us, not for the user
 
 
+def test_an_interrupted_command_says_how_to_go_on(capsys, monkeypatch):
+    def interrupted(files):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("maftp.cli.params.read_params", interrupted)
+    assert run(capsys, "params") == (130, "maftp params: interrupted; run it again to go on\n")
+
+
 WARN = """
 import logging, sys, warnings
 from maftp.cli import main
-from maftp.commands import params
+from maftp.cli import params
 
-def warn(options):
+def warn(files):
     warnings.warn("old", FutureWarning)
     logging.getLogger("timm").warning("new")
     logging.getLogger("maftp.data").warning("ours")
+    sys.exit()
 
-params._params = warn
+params.read_params = warn
 sys.exit(main(["params", "--log", sys.argv[1]]))
 """
 

@@ -1,0 +1,390 @@
+"""The blocks of `params.yaml`: type, range and meaning of every key.
+
+A run's values stand in parameter files, so that a key has one home. Only what is off unless asked
+for, and what no result depends on, has a default here. The texts are what `maftp params --schema`
+prints, and the comments of `params.yaml`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+LARGEST = 2**31 - 1
+Item = TypeVar("Item")
+
+
+def _ascending(values: tuple[float, float]) -> tuple[float, float]:
+    if values[0] > values[1]:
+        raise ValueError("the first value is larger than the second; swap them")
+    return values
+
+
+def _unlike(values: tuple[Item, ...]) -> tuple[Item, ...]:
+    if any(value in values[:place] for place, value in enumerate(values)):
+        raise ValueError("two values are equal; name each once")
+    return values
+
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
+Text = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Place = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f{}]+$")]
+"""A path or address; Snakemake gives braces a meaning of their own."""
+Title = Annotated[
+    str,
+    Field(
+        min_length=1,
+        pattern=r"^[\p{L}\p{N}(][^<>|`\x00-\x1f\x7f]*$",
+        json_schema_extra={"pattern": r"^[^<>|`\x00-\x1f\x7f]+$"},  # JSON schemas know no \p
+    ),
+]
+"""Text for tables: no signs that HTML, Markdown or a spreadsheet would take for its own."""
+Count = Annotated[int, Field(ge=0, le=LARGEST)]
+Positive = Annotated[int, Field(gt=0, le=LARGEST)]
+NonNegative = Annotated[float, Field(ge=0, le=1e6)]
+AboveZero = Annotated[float, Field(gt=0, le=1e6)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Mean = Annotated[float, Field(ge=0, le=255)]
+Deviation = Annotated[float, Field(gt=0, le=255)]
+Several = Annotated[
+    tuple[Item, ...],
+    Field(min_length=1, json_schema_extra={"uniqueItems": True}),
+    AfterValidator(_unlike),
+]
+"""At least one value, each once."""
+Overrides = dict[str, Any]
+"""Keys of this file that differ."""
+
+
+class Block(BaseModel):
+    """Values of one block; unknown keys are refused."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
+
+
+class World(Block):
+    """The miniature world, drawn and packed as official archives."""
+
+    seed: Count
+    """Seed of the drawing; another one draws other scenes."""
+    train_images: Positive
+    """Scenes to train on."""
+    val_images: Positive
+    """Scenes of each benchmark to evaluate on."""
+
+
+class Data(Block):
+    """Where the data are and what to train on."""
+
+    root: Place | None
+    """Folder of the data sets; null takes $DETECTRON2_DATASETS, or else ./datasets."""
+    catalog: Place | None
+    """File laid over maftp/data/sources.yaml (URLs, digests, counts); null: the official data."""
+    train: Literal["coco_stuff", "coco_panoptic"]
+    """Training set: coco_stuff for semantic models, coco_panoptic for panoptic ones."""
+    world: World | None
+    """The miniature world to draw before anything else; null: the data exist already."""
+
+
+class TrainInput(Block):
+    """From a training image to the network's input."""
+
+    mapper: Literal["semantic", "panoptic"]
+    """semantic: resize and flip; panoptic: flip, large-scale jitter and a square crop."""
+    short_side: Positive
+    """Shorter side after resizing, in pixels (semantic mapper)."""
+    max_side: Positive
+    """Upper limit of the longer side after resizing, in pixels (semantic mapper)."""
+    crop_size: Positive
+    """Side of the square crop, in pixels (panoptic mapper)."""
+    scale_range: Annotated[tuple[AboveZero, AboveZero], AfterValidator(_ascending)]
+    """Smallest and largest factor of the large-scale jitter (panoptic mapper)."""
+    flip: Fraction
+    """Probability of a horizontal flip."""
+
+
+class TestInput(Block):
+    """From a test image to the network's input."""
+
+    __test__ = False  # keeps pytest from collecting a class named Test*
+
+    short_side: Positive
+    """Shorter side after resizing, in pixels; larger finds smaller things and takes longer."""
+    max_side: Positive
+    """Upper limit of the longer side after resizing, in pixels."""
+
+
+class Input(Block):
+    """From pictures to what the network sees: normalisation and sizes."""
+
+    pixel_mean: tuple[Mean, Mean, Mean]
+    """Mean of R, G and B that is subtracted, on the scale of 0 to 255; CLIP's own."""
+    pixel_std: tuple[Deviation, Deviation, Deviation]
+    """Standard deviation of R, G and B to divide by, on the scale of 0 to 255; CLIP's own."""
+    train: TrainInput
+    """From a training image to the network's input."""
+    test: TestInput
+    """From a test image to the network's input."""
+
+
+class Clip(Block):
+    """The CLIP model that is fine-tuned, or kept frozen."""
+
+    model: Text
+    """Name of an open_clip model configuration."""
+    config: Place | None
+    """JSON file of that configuration; null: open_clip ships it."""
+    pretrained: Place
+    """open_clip tag of the weights, or a local weight file (.safetensors)."""
+    stochastic_depth: bool
+    """Drop residual blocks at random in training, as the public code does by accident."""
+    templates: Literal[1, 14]
+    """Sentences per class name whose embeddings are averaged: the method's 14, or the first."""
+
+
+class Cdt(Block):
+    """Content-dependent transfer of the text embeddings."""
+
+    enabled: bool
+    """Adapt the text embeddings to the image; false leaves them as CLIP made them."""
+    form: Literal["semantic", "panoptic"]
+    """semantic: LN(T + Y); panoptic: T + LN(Y). Weights fit the form they were trained with."""
+    num_heads: Positive
+    """Attention heads; they must divide CLIP's embedding dimension."""
+    layers: Positive = 1
+    """Attention layers, one after another; released weights have one."""
+    tokens: Literal["released", "spatial"]
+    """released: chunks across channels, as in released weights; spatial: one token per pixel."""
+
+
+class Model(Block):
+    """Architecture; weights fit the one they were trained with."""
+
+    name: Literal["maftp", "fcclip"]
+    """maftp: CLIP fine-tuned with the method; fcclip: the baseline, frozen CLIP."""
+    num_queries: Positive
+    """Queries; each proposes one mask, so no image gets more segments than this."""
+    hidden_dim: Positive
+    """Width of pixel decoder and transformer decoder; a multiple of 32 and of num_heads."""
+    num_heads: Positive
+    """Attention heads of both decoders."""
+    encoder_layers: Positive
+    """Deformable attention layers of the pixel decoder."""
+    encoder_feedforward: Positive
+    """Width of the feed-forward networks in the pixel decoder."""
+    num_points: Positive
+    """Sampling points of the deformable attention per head and level."""
+    decoder_layers: Positive
+    """Layers of the transformer decoder; each refines the masks, and each has losses."""
+    decoder_feedforward: Positive
+    """Width of the feed-forward networks in the transformer decoder."""
+    cdt: Cdt
+    """Content-dependent transfer of the text embeddings."""
+    ensemble: Literal["geometric", "head", "clip"] = "geometric"
+    """Class scores of fcclip: geometric mean of head and CLIP, or one of them alone."""
+    ensemble_alpha: Fraction
+    """Weight of CLIP in that mean for classes seen in training."""
+    ensemble_beta: Fraction
+    """Weight of CLIP in that mean for classes not seen in training."""
+
+
+class Validation(Block):
+    """Scores between training steps; the weights that score best are kept as well."""
+
+    benchmark: Text
+    """Name in the catalog; choose one that you do not report."""
+    period: Positive
+    """Steps between two validations; one more follows the last step."""
+    images: Positive | None = None
+    """How many of its images to score, from the first on; null: all."""
+
+
+class Train(Block):
+    """Recipe: every value here changes the trained weights."""
+
+    iterations: Positive
+    """Optimizer steps."""
+    batch_size: Positive
+    """Images per optimizer step, over all workers."""
+    learning_rate: NonNegative
+    """Learning rate of AdamW at the first step."""
+    backbone_multiplier: NonNegative
+    """Factor on the learning rate of CLIP's trunk; 0 freezes it."""
+    weight_decay: NonNegative
+    """Weight decay of AdamW."""
+    power: NonNegative
+    """Exponent of the polynomial decay of the learning rate; 0 keeps it constant."""
+    clip_gradients: AboveZero
+    """Upper limit of the gradient's L2 norm over all weights; a larger gradient is scaled down."""
+    amp: bool
+    """Compute in `amp_dtype` where that is safe: faster, with less memory; needs a GPU."""
+    amp_dtype: Literal["float16", "bfloat16"] = "float16"
+    """float16 comes with loss scaling; bfloat16 needs none, but a GPU of 2020 or later."""
+    class_weight: NonNegative
+    """Weight of the classification loss, in the matcher as well."""
+    mask_weight: NonNegative
+    """Weight of the masks' cross-entropy, in the matcher as well."""
+    dice_weight: NonNegative
+    """Weight of the masks' Dice loss, in the matcher as well."""
+    no_object_weight: NonNegative
+    """Weight of queries without an object within the classification loss."""
+    num_points: Positive
+    """Points per mask at which the mask losses and the matcher compare."""
+    oversample_ratio: Annotated[float, Field(ge=1, le=1e6)]
+    """Candidates drawn per point, from which the most uncertain are taken."""
+    importance_sample_ratio: Fraction
+    """Share of the points taken for their uncertainty; the others are drawn evenly."""
+    mask_aware_weight: NonNegative
+    """Weight of the mask-aware (ranking) loss; 0 leaves it out."""
+    rc_weight: NonNegative
+    """Weight of representation compensation; 0 leaves it out."""
+    rc_scales: Several[Positive]
+    """Pooling scales of representation compensation; inputs must be 32 x the largest wide."""
+    validation: Validation | None = None
+    """Scores, pictures and `best.safetensors` while training; null: none."""
+
+
+class Execution(Block):
+    """How training and evaluation are computed; results stay the same up to rounding.
+
+    A run that was interrupted continues from its checkpoint when these values change. With
+    clip.stochastic_depth, `workers` and `micro_batch_size` also decide which blocks are dropped.
+    """
+
+    workers: Positive
+    """Ray Train workers, one process each; train.batch_size must be a multiple of them."""
+    gpus_per_worker: Count
+    """GPUs per worker; 0 trains on the CPU. An evaluation takes one unless this is 0."""
+    cpus_per_worker: Positive
+    """CPU cores per worker; also its PyTorch threads."""
+    loader_workers: Count
+    """Data loader processes per worker; 0 loads in the worker itself."""
+    micro_batch_size: Positive | None = None
+    """Images a worker computes at once; fewer need less memory. null: its whole share."""
+    gradient_checkpointing: bool = False
+    """Recompute CLIP's trunk in the backward pass: less memory, one more forward pass of it."""
+    checkpoint_period: Positive
+    """Steps between checkpoints."""
+    checkpoint_minutes: AboveZero | None = None
+    """Longest time between checkpoints, in minutes; null: only `checkpoint_period` counts."""
+    checkpoints_kept: Positive
+    """Newest checkpoints to keep; older ones are deleted."""
+    log_period: Positive
+    """Steps between progress lines and logged metrics."""
+
+
+class Augmentation(Block):
+    """Test-time augmentation: semantic scores averaged over sizes and flips."""
+
+    short_sides: Several[Positive]
+    """Shorter sides, in pixels; the image is scored at each of them."""
+    max_side: Positive
+    """Upper limit of the longer side, in pixels."""
+    flip: bool
+    """Score each size mirrored as well."""
+
+
+class Need(Block):
+    """What one job needs; both grow with every retry."""
+
+    memory_mb: Positive
+    """Memory per node, in MB."""
+    minutes: Positive
+    """Longest time the job may take, in minutes."""
+
+
+class Resources(Block):
+    """What jobs ask of Slurm or Kubernetes. No result depends on it."""
+
+    check_machine: bool = True
+    """Compare disk, memory and GPUs with what the experiment needs before anything starts."""
+    nodes: Positive = 1
+    """Nodes per training; `execution.workers` are spread evenly over them."""
+    train_retries: Count = 2
+    """How often a killed or preempted training is started again; it continues."""
+    worker_retries: Count = 3
+    """How often lost workers are replaced within one training."""
+    checkpoint_mirror: Place | None = None
+    """URI of a folder for copies of checkpoints, such as s3://bucket/folder; null: no copies."""
+    train: Need = Need(memory_mb=8000, minutes=720)
+    """One training."""
+    evaluate: Need = Need(memory_mb=8000, minutes=240)
+    """One evaluation of one benchmark."""
+    prepare: Need = Need(memory_mb=4000, minutes=240)
+    """Any other job: download, unpack, convert, embed, tables."""
+
+
+class Evaluate(Block):
+    """Inference and metrics."""
+
+    post_process_first: bool | None
+    """Resize masks (true) or scores (false) to the image; null: true for panoptic output only."""
+    object_threshold: Fraction
+    """Lowest class probability of a panoptic segment."""
+    overlap_threshold: Fraction
+    """Share of its own area that a panoptic segment must win against the others."""
+    shuffle_vocabulary: bool
+    """Control: permute the class names; an open-vocabulary model must fail on it."""
+    max_images: Positive | None
+    """Evaluate only so many images, from the first on; null: all."""
+    overlays: Count
+    """Pictures to draw per benchmark."""
+    augmentation: Augmentation | None = None
+    """Test-time augmentation of semantic benchmarks; null is off, as for all published scores."""
+
+
+class AblationPart(Block):
+    """A cell of the grid that differs from another in one key; others can start from it."""
+
+    title: Title
+    """What the table calls it."""
+    start: Text
+    """Cell it starts from: `full`, or a part above."""
+    key: Text
+    """The parameter that is changed, such as train.rc_weight."""
+    value: Any
+    """Its value in this cell."""
+
+
+class AblationSweep(Block):
+    """Several values of one parameter."""
+
+    title: Title
+    """What the table calls it."""
+    start: Text
+    """Cell it starts from: `full`, or a part."""
+    key: Text
+    """The parameter that is swept, such as train.rc_weight."""
+    values: Several[Any]
+    """Its values, each a cell."""
+
+
+class Ablations(Block):
+    """The grid of ablations: cells that differ from one another in one parameter each."""
+
+    full: Text
+    """Variant that is the full model."""
+    benchmarks: Several[Text] | None
+    """Benchmarks to score; null: the experiment's."""
+    seeds: Several[Count] | None
+    """Seeds to train each cell with; null: the experiment's."""
+    overrides: Overrides
+    """Keys that differ from the rest of this file in all cells; a later file replaces them all."""
+    parts: dict[Name, AblationPart]
+    """Cells by name, each one change away from another; a later file replaces them all."""
+    sweeps: dict[Name, AblationSweep]
+    """Sweeps over one parameter, by name; a later file replaces them all."""
+
+
+class Tracking(Block):
+    """Where MLflow notes the runs; no result depends on it."""
+
+    uri: Place
+    """Address of the store or server; $MLFLOW_TRACKING_URI takes precedence."""

@@ -1,0 +1,201 @@
+"""`maftp figure | curves | drift | gallery | provenance`: the parts of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from maftp.cli.options import PARAMS, NewFile, NewFolder, ParamFiles, catalog_and_root, read_params
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from maftp.config import Params
+
+
+def figure(
+    kind: Literal["scores", "protocols", "cost", "classes", "confusion", "drift", "ablations"],
+    results: Path,
+    /,
+    *,
+    benchmark: str = "A-150",
+    method: str = "maftp",
+    baseline: str = "fcclip",
+    ablations: Path | None = None,
+    out: NewFile,
+    numbers: NewFile,
+    params: ParamFiles = PARAMS,
+) -> None:
+    """Draw a plot of an experiment's results.
+
+    Args:
+        kind: what is plotted.
+        results: results/EXPERIMENT.
+        benchmark: of confusion and drift.
+        method: variant.
+        baseline: variant.
+        ablations: table of ablations to plot.
+        out: .png to write.
+        numbers: .csv of what is plotted.
+    """
+    from maftp.report.ablations import read_ablations
+    from maftp.report.class_plots import plot_classes, plot_confusion
+    from maftp.report.csv_file import write_csv
+    from maftp.report.method_plots import plot_ablations
+    from maftp.report.runs import find_runs
+    from maftp.report.score_plots import plot_cost, plot_protocols, plot_scores
+
+    experiment = read_params(params)
+    benchmarks, seeds = experiment.benchmarks, experiment.seeds
+
+    def runs(variants: Sequence[str]) -> list:
+        return find_runs(results, list(variants), seeds)
+
+    match kind:
+        case "scores":
+            plotted = plot_scores(runs(experiment.variants), benchmarks, out)
+        case "protocols":
+            plotted = plot_protocols(runs(experiment.variants), benchmarks, out)
+        case "cost":
+            table = None if ablations is None else read_ablations(ablations)
+            plotted = plot_cost(runs(experiment.variants), benchmarks, table, out)
+        case "classes":
+            plotted = plot_classes(runs([method]), runs([baseline]), benchmarks, out)
+        case "confusion":
+            run = find_runs(results, [method], seeds[:1])[0]
+            plotted = plot_confusion(run, benchmark, out)
+        case "drift":
+            plotted = _plot_drift(experiment, results, ablations, benchmark, out)
+        case "ablations":
+            table = read_ablations(ablations or results / "ablations.csv")
+            plotted = plot_ablations(table[table.experiment == experiment.experiment], out)
+    write_csv(plotted, numbers)
+
+
+def _plot_drift(
+    params: Params, results: Path, ablations: Path | None, benchmark: str, out: Path
+) -> pd.DataFrame:
+    from maftp.report.method_plots import plot_drift, read_drift
+
+    titles = {variant: variant for variant in params.variants}
+    seeds = params.seeds
+    if ablations is not None:
+        titles = {row.title: row.run for row in params.grid.rows if row.study == "parts"}
+        seeds = params.ablations.seeds or seeds
+    files = {
+        title: [results / run / f"seed{seed}" / "drift.json" for seed in seeds]
+        for title, run in titles.items()
+    }
+    # Variants that train nothing have no drift of their own.
+    measured = {title: paths for title, paths in files.items() if paths[0].exists()}
+    return plot_drift(read_drift(measured or files), out, benchmark=benchmark)
+
+
+def curves(history: Path, /, *, title: str, out: NewFile) -> None:
+    """Plot the losses of a run over its steps.
+
+    Args:
+        history: history.csv of the run.
+        title: line above the plot.
+        out: .png to write.
+    """
+    from maftp.report.figures import draw_learning_curves
+
+    draw_learning_curves(history, out, title=title)
+
+
+def provenance(results: Path, /, *, out: NewFile, params: ParamFiles = PARAMS) -> None:
+    """Say what the runs of an experiment were made of.
+
+    Args:
+        results: results/EXPERIMENT.
+        out: .csv to write.
+    """
+    from maftp.report.csv_file import write_csv
+    from maftp.report.provenance import provenance_table
+    from maftp.report.runs import find_runs
+
+    experiment = read_params(params)
+    runs = find_runs(results, list(experiment.variants), experiment.seeds)
+    write_csv(provenance_table(runs, experiment.benchmarks), out)
+
+
+def drift(
+    benchmark: str,
+    /,
+    *,
+    variant: str = "maftp",
+    seed: int = 0,
+    weights: Path,
+    clip: Path,
+    text: Path | None = None,
+    out: NewFile,
+    params: ParamFiles = PARAMS,
+) -> None:
+    """Measure how far fine-tuning moved CLIP, on true regions.
+
+    Args:
+        benchmark: semantic, such as A-150.
+        variant: variant in the parameters.
+        seed: of the training.
+        weights: fine-tuned checkpoint.
+        clip: the original CLIP's weights.
+        text: cached embeddings of the vocabulary.
+        out: JSON file to write.
+    """
+    from maftp.inspection.drift import measure_drift
+
+    experiment = read_params(params)
+    catalog, root = catalog_and_root(experiment)
+    measure_drift(
+        experiment.for_variant(variant),
+        variant=variant,
+        seed=seed,
+        benchmark=benchmark,
+        weights=weights,
+        clip=clip,
+        catalog=catalog,
+        root=root,
+        out=out,
+        embeddings=text,
+    )
+
+
+def gallery(
+    benchmark: str,
+    /,
+    *,
+    method: str,
+    baseline: str,
+    weights: tuple[Path, Path],
+    statistics: Path,
+    out: NewFolder,
+    params: ParamFiles = PARAMS,
+) -> None:
+    """Draw the best, median and worst images of a benchmark.
+
+    Args:
+        benchmark: semantic, such as A-150.
+        method: variant.
+        baseline: variant.
+        weights: of the method, of the baseline.
+        statistics: counts per image of the method.
+        out: folder to write.
+    """
+    from maftp.inspection.gallery import Contender, draw_gallery
+
+    experiment = read_params(params)
+    catalog, root = catalog_and_root(experiment)
+    first, second = (
+        Contender(name, experiment.for_variant(name), path)
+        for name, path in zip((method, baseline), weights, strict=True)
+    )
+    draw_gallery(
+        (first, second),
+        benchmark=benchmark,
+        statistics=statistics,
+        catalog=catalog,
+        root=root,
+        out=out,
+    )

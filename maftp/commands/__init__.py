@@ -1,1 +1,0 @@
-"""The commands of `maftp`, one module a topic; each has `add(commands)`."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from maftp.commands.parser import command
 
 if TYPE_CHECKING:
-    from maftp.prediction.model import Loaded
+    from maftp.api import Loaded
 
 logger = logging.getLogger("maftp")
 
@@ -93,7 +93,7 @@ def _predict(options: argparse.Namespace) -> None:
     names = None if options.vocabulary is None else read_words(options.vocabulary)
     sources = find_sources(options.images)
     check_results(sources, options.out)
-    from maftp.prediction.run import Predictor, predict
+    from maftp.prediction.run import predict
 
     loaded = _load(options)
     if names is None:
@@ -101,8 +101,7 @@ def _predict(options: argparse.Namespace) -> None:
             raise DataError("--vocabulary: these weights do not say their classes; give some")
         names = list(loaded.training_names)
         logger.info("no --vocabulary given; using the %d classes of training", len(names))
-    predictor = Predictor(
-        loaded,
+    predictor = loaded.predictor(
         names,
         panoptic=options.panoptic,
         stuff=class_indices(options.stuff, names),
@@ -113,7 +112,7 @@ def _predict(options: argparse.Namespace) -> None:
 
 
 def _load(options: argparse.Namespace) -> Loaded:
-    from maftp.prediction.model import load
+    from maftp.api import load
 
     return load(options.weights, experiment=options.experiment, device=options.device)
 

@@ -40,12 +40,11 @@ ALLOWED = {
     "evaluation": BASE | {"ops", "data", "modeling", "tracking", "report.figures"},
     "inspection": BASE | {"data", "modeling", "evaluation", "report.figures"},
     "report": BASE,
-    "prediction": BASE
-    | {"api", "modeling", "report.figures"}
-    | {"data.images", "data.resize", "data.vocabulary"},
-    "demo": BASE | {"prediction", "miniworld"},
-    "export": BASE | {"ops", "prediction", "modeling", "data.vocabulary"},
-    "api": BASE | {"modeling", "data.vocabulary", "data.resize"},
+    "regions": set(),
+    "api": BASE | {"regions", "modeling", "data.mapper"},
+    "prediction": BASE | {"api", "regions", "report.figures", "data.images", "data.vocabulary"},
+    "demo": BASE | {"api", "prediction", "miniworld"},
+    "export": BASE | {"api", "ops", "modeling", "data.vocabulary"},
 }
 ALLOWED["cli"] = set(ALLOWED) - {""}  # the top: it may use all, and nothing may use it
 EXCEPTIONS = {

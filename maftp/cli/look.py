@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from maftp.cli.options import NewFile, NewFolder, Positive
 
 if TYPE_CHECKING:
-    from maftp.prediction.model import Loaded
+    from maftp.api import Loaded
 
 logger = logging.getLogger("maftp")
 
@@ -34,7 +34,7 @@ class Model:
 
     def load(self) -> Loaded:
         """Read the weights."""
-        from maftp.prediction.model import load
+        from maftp.api import load
 
         return load(self.weights, experiment=self.experiment, device=self.device)
 
@@ -76,7 +76,7 @@ def predict(
     names = None if vocabulary is None else read_words(vocabulary)
     sources = find_sources(images)
     check_results(sources, out)
-    from maftp.prediction.run import Predictor, predict
+    from maftp.prediction.run import predict
 
     loaded = model.load()
     if names is None:
@@ -84,8 +84,7 @@ def predict(
             raise DataError("--vocabulary: these weights do not say their classes; give some")
         names = list(loaded.training_names)
         logger.info("no --vocabulary given; using the %d classes of training", len(names))
-    predictor = Predictor(
-        loaded,
+    predictor = loaded.predictor(
         names,
         panoptic=panoptic,
         stuff=class_indices(stuff or "", names),

@@ -127,10 +127,30 @@ class TestMapper:
             DataError: the image is missing or damaged.
         """
         image = read_rgb(Path(record["file_name"]), oriented=True)
-        height, width = image.shape[:2]
-        size = resized_size(height, width, short_side=self.short_side, max_side=self.max_side)
-        resized = _tensor(resize_image(image, *size))
-        return record | {"image": resized, "height": height, "width": width}
+        return record | test_input(image, short_side=self.short_side, max_side=self.max_side)
+
+
+def test_input(
+    image: np.ndarray, *, short_side: int | None, max_side: int
+) -> dict[str, torch.Tensor | int]:
+    """Return an image as a model takes it: `image` resized, `height` and `width` as they were.
+
+    Args:
+        image: (H, W, 3) u8 RGB.
+        short_side: shorter side for the network in pixels; None keeps the size.
+        max_side: largest longer side; not used when `short_side` is None.
+
+    Returns:
+        `image` is (3, h, w) u8.
+    """
+    height, width = image.shape[:2]
+    if short_side is not None:
+        size = resized_size(height, width, short_side=short_side, max_side=max_side)
+        image = resize_image(image, *size)
+    return {"image": _tensor(image), "height": height, "width": width}
+
+
+test_input.__test__ = False  # as TestMapper's
 
 
 def jittered_size(height: int, width: int, *, scale: float, crop_size: int) -> tuple[int, int]:

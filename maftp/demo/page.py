@@ -18,12 +18,12 @@ from nicegui import app, events, run, ui
 from numpy.typing import NDArray
 from PIL import Image
 
+from maftp.api import Loaded, Segmentation
 from maftp.demo.examples import Example, draw_examples
 from maftp.demo.limits import MAX_BYTES, MAX_PIXELS, TOO_LARGE, UploadLimit
 from maftp.errors import DataError, MaftpError
-from maftp.prediction.model import Loaded
 from maftp.prediction.pictures import decode_picture
-from maftp.prediction.run import Found, Predictor, draw_overlay
+from maftp.prediction.run import draw_overlay
 from maftp.prediction.words import parse_words
 
 _EXAMPLES = 3
@@ -49,7 +49,7 @@ class Engine:
 
     def __call__(
         self, pixels: NDArray[np.uint8], words: str, *, panoptic: bool
-    ) -> tuple[str, Found]:
+    ) -> tuple[str, Segmentation]:
         """Segment an image; return the overlay as a data URL, and what was found.
 
         Raises:
@@ -57,10 +57,9 @@ class Engine:
         """
         names = parse_words(words, where="words")
         with self._lock:
-            predictor = Predictor(
-                self.loaded, names, panoptic=panoptic, short_side=self._short_side
+            found = self.loaded.predictor(names, panoptic=panoptic, short_side=self._short_side)(
+                pixels
             )
-            found = predictor(pixels)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "overlay.png"
             draw_overlay(path, pixels, found, names)
@@ -122,7 +121,7 @@ class _Visit:
             self.parts["spinner"].set_visibility(False)
             self.parts["button"].enable()
 
-    def _show(self, overlay: str, found: Found) -> None:
+    def _show(self, overlay: str, found: Segmentation) -> None:
         self.parts["overlay"].set_source(overlay)
         self.parts["overlay"].set_visibility(True)
         self.parts["picture"].set_visibility(False)

@@ -9,11 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from maftp.data.resize import resize_image, resized_size
+from maftp.data.mapper import test_input
 
 if TYPE_CHECKING:
     from maftp.config import Params
@@ -78,9 +76,7 @@ class Augmented:
         """Yield resized (3, h, w) uint8 images, and whether they are flipped."""
         pixels = image.permute(1, 2, 0).byte().cpu().numpy()
         for side in self._short_sides:
-            size = resized_size(*pixels.shape[:2], short_side=side, max_side=self._max_side)
-            resized = resize_image(pixels, *size)
-            version = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
+            version = test_input(pixels, short_side=side, max_side=self._max_side)["image"]
             yield version, False
             if self._flip:
                 yield version.flip(-1), True

@@ -33,8 +33,7 @@ from maftp.evaluation.statistics import CONFUSION, IMAGES
 from maftp.evaluation.subject import Subject, class_names, load_subject
 from maftp.files import atomic_path, check_output, check_replaceable, sha256, write_json
 from maftp.memory import peak_memory
-from maftp.modeling.build import build_model
-from maftp.modeling.checkpoint import load_weights
+from maftp.modeling.build import load_model
 from maftp.modeling.checkpoint_file import read_metadata
 from maftp.modeling.segmenter import Segmenter
 from maftp.modeling.text_classifier import TextEmbeddings
@@ -94,8 +93,8 @@ def evaluate(
     training = class_names(catalog.dataset(params.data.train), root).names
     subject = load_subject(benchmark, params=params, catalog=catalog, root=root, training=training)
     _check_folders(subject, overlays_dir, statistics_dir)
-    model = load_evaluated(params, weights, training)
-    model.to(device or _device(params)).eval()
+    model = load_model(params, weights, device or _device(params))
+    model.set_training_vocabulary(training)
     set_classes(model, subject, embeddings, shuffle=params.evaluate.shuffle_vocabulary)
     scorer = subject.scorer()
     with _whole_folder(overlays_dir) as folder:
@@ -162,14 +161,6 @@ def _augmented(params: Params, model: Segmenter, subject: Subject) -> Predict:
         )
     model.semantic_output = "scores"  # averaged before the largest is taken
     return Augmented.from_params(params, model)
-
-
-def load_evaluated(params: Params, weights: Path, training: Sequence[str]) -> Segmenter:
-    """Build the model of a variant and load a checkpoint; `training` are the training classes."""
-    model = build_model(params, num_training_classes=len(training), load_clip=None, teacher=False)
-    load_weights(model, weights)
-    model.set_training_vocabulary(training)
-    return model
 
 
 def set_classes(

@@ -8,18 +8,11 @@ from __future__ import annotations
 
 import copy
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maftp.modeling.fcclip import FCCLIP
 from maftp.modeling.maft_plus import MaftPlus
-from maftp.modeling.mask_classification import (
-    class_scores,
-    classify,
-    geometric_ensemble,
-    mask_pool,
-)
 from maftp.modeling.postprocessing import semantic_inference
 
 
@@ -54,39 +47,8 @@ class ImagePath(nn.Module):
             (K, H, W) scores, not normalised; the largest is the pixel's class.
         """
         model = self.model
-        void = F.normalize(model.void_embedding.weight, dim=-1)
-        text = torch.cat([text, void])  # (S+1, D)
         images = (image - model.pixel_mean) / model.pixel_std
-        features = model.backbone(images)  # res2..res5
-        dense = features["res5"]
-        outputs = model.sem_seg_head(features, text, None, auxiliary=False)
-        masks = outputs["pred_masks"]
-        pooled = model.backbone.visual_head(mask_pool(dense, masks))  # (1, Q, D)
-        adapted = model._adapt(text, dense) if isinstance(model, MaftPlus) else text
-        clip_logits = _best(classify(pooled, adapted, model.backbone.logit_scale, None), rows)
-        head_logits = _best(outputs["pred_logits"], rows)
-        if isinstance(model, MaftPlus):
-            scores = class_scores(head_logits, clip_logits)
-        else:
-            scores = geometric_ensemble(
-                head_logits, clip_logits, seen, alpha=model.alpha, beta=model.beta
-            )
+        scores, masks = model.scores(images, model.with_void(text), rows, seen)
         size = image.shape[-2:]
         full = F.interpolate(masks, size=size, mode="bilinear", align_corners=False)
         return semantic_inference(scores[0], full[0])
-
-
-def _best(logits: Tensor, rows: Tensor) -> Tensor:
-    """Reduce (1, Q, S + 1) to (1, Q, K + 1): the best synonym of each class, then void."""
-    return torch.cat([logits[..., rows].amax(-1), logits[..., -1:]], dim=-1)
-
-
-def padded_rows(num_synonyms: tuple[int, ...]) -> Tensor:
-    """Return (K, n) the text rows of each class; shorter classes repeat their last row."""
-    longest = max(num_synonyms)
-    rows, first = [], 0
-    for count in num_synonyms:
-        own = list(range(first, first + count))
-        rows.append(own + [own[-1]] * (longest - count))
-        first += count
-    return torch.tensor(rows)

@@ -13,13 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from maftp.api import Loaded
 from maftp.data.vocabulary import seen_categories
 from maftp.errors import MaftpError
-from maftp.export.image_path import ImagePath, padded_rows
+from maftp.export.image_path import ImagePath
 from maftp.files import atomic_path, check_output, write_json
 from maftp.modeling.segmenter import SIZE_DIVISIBILITY
 from maftp.ops.ms_deform_attn import decompositions
-from maftp.prediction.model import Loaded
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ def text_inputs(loaded: Loaded, names: Sequence[str]) -> dict[str, Tensor]:
     seen = seen_categories(names, loaded.training_names or ())
     return {
         "text": embeddings.weight.cpu().float(),
-        "rows": padded_rows(embeddings.num_synonyms),
+        "rows": embeddings.rows.cpu(),
         "seen": torch.tensor(seen),
     }
 

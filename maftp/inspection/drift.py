@@ -24,9 +24,10 @@ from maftp.data.catalog import Catalog
 from maftp.data.images import read_label
 from maftp.data.mapper import TestMapper
 from maftp.errors import DataError
-from maftp.evaluation.runner import load_evaluated, set_classes
+from maftp.evaluation.runner import set_classes
 from maftp.evaluation.subject import class_names, load_subject
 from maftp.files import check_output, sha256, write_json
+from maftp.modeling.build import load_model
 from maftp.modeling.clip_backbone import ClipBackbone
 from maftp.modeling.mask_classification import classify, has_area, mask_pool
 from maftp.modeling.segmenter import Segmenter
@@ -87,7 +88,8 @@ def measure_drift(
     if subject.metric != "semantic":
         raise DataError(f"{benchmark}: drift needs a semantic benchmark; choose another")
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    model = load_evaluated(params, weights, training).to(place).eval()
+    model = load_model(params, weights, place)
+    model.set_training_vocabulary(training)
     set_classes(model, subject, embeddings, shuffle=False)
     original = ClipBackbone.from_params(params, weights=clip).to(place)
     found = _join(
@@ -148,12 +150,12 @@ def _regions(
         canvas=tuple(images.tensor.shape[-2:]),
     )
     masks = masks.to(model.device)
-    text, num_synonyms = model.classifier(model.test_names)
+    text, rows = model.classifier(model.test_names)
     names, embedded = [], []
     for backbone in (original, model.backbone):
         dense = backbone(images.tensor)["res5"]
         vectors = backbone.visual_head(mask_pool(dense, masks))  # (1, R, D)
-        logits = classify(vectors, text, backbone.logit_scale, num_synonyms)
+        logits = classify(vectors, text, backbone.logit_scale, rows)
         names.append(logits[0, :, :-1].argmax(-1))
         embedded.append(vectors[0])
     kept = has_area(masks, dense.shape[-2:])[0].tolist()

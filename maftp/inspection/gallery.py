@@ -21,10 +21,11 @@ from maftp.data.images import read_label, read_rgb
 from maftp.data.mapper import TestMapper
 from maftp.errors import DataError
 from maftp.evaluation.evaluators import label_map
-from maftp.evaluation.runner import load_evaluated, set_classes
+from maftp.evaluation.runner import set_classes
 from maftp.evaluation.statistics import IMAGES
 from maftp.evaluation.subject import Subject, class_names, load_subject
 from maftp.files import atomic_path, check_output, check_replaceable
+from maftp.modeling.build import load_model
 from maftp.report.figures import NOTHING, Colour, Layer, draw_panel
 
 VERDICTS = ("only {method} right", "only {baseline} right", "both wrong")
@@ -155,7 +156,8 @@ def _predict(
     records: Sequence[dict[str, Any]],
     device: str,
 ) -> list[NDArray[np.int64]]:
-    model = load_evaluated(contender.params, contender.weights, training).to(device).eval()
+    model = load_model(contender.params, contender.weights, device)
+    model.set_training_vocabulary(training)
     set_classes(model, subject, None, shuffle=False)
     mapper = TestMapper.from_params(contender.params)
     return [label_map(model([mapper(record)])[0]) for record in records]

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from maftp.config import load_params
 from maftp.errors import ParamsError
 from maftp.losses.criterion import SetCriterion
+from maftp.modeling.checkpoint import load_teacher, load_weights
 from maftp.modeling.clip_backbone import ClipBackbone, find_pretrained
 from maftp.modeling.content_dependent_transfer import ContentDependentTransfer
 from maftp.modeling.fcclip import FCCLIP
 from maftp.modeling.maft_plus import LossWeights, MaftPlus
 from maftp.modeling.segmentation_head import SegmentationHead
-from maftp.modeling.segmenter import SIZE_DIVISIBILITY, Inference, Normalisation, Segmenter
+from maftp.modeling.segmenter import SIZE_DIVISIBILITY, Inference, Normalisation
 from maftp.modeling.text_classifier import TEMPLATES
 
 if TYPE_CHECKING:
-    from detectron2.config import CfgNode
+    import torch
 
     from maftp.config import Params
 
@@ -73,6 +72,41 @@ def build_model(
     )
 
 
+def load_model(
+    params: Params, weights: Path | None, device: str | torch.device = "cpu"
+) -> MaftPlus | FCCLIP:
+    """Build the model of `params.model` for inference and fill it.
+
+    Args:
+        params: parameters of one variant.
+        weights: a released checkpoint (.pth) or an own one (.safetensors); both hold CLIP's
+            weights. None takes the pretrained CLIP and a segmentation head at random.
+        device: where to put it.
+
+    Raises:
+        CheckpointError: the weights are damaged or of another model.
+        MaftpError: the pretrained CLIP is neither here nor can it be downloaded.
+    """
+    load_clip = find_pretrained(params.clip) if weights is None else None
+    model = build_model(params, num_training_classes=1, load_clip=load_clip, teacher=False)
+    if weights is not None:
+        vocabulary = load_weights(model, weights).get("training_vocabulary")
+        if vocabulary is not None:
+            model.set_training_vocabulary(vocabulary)
+    if isinstance(model, MaftPlus):
+        model.make_teacher = partial(_make_teacher, params, weights)
+    return model.to(device).eval()
+
+
+def _make_teacher(params: Params, weights: Path | None) -> ClipBackbone:
+    """Take the teacher from the checkpoint when it holds one, else the pretrained CLIP."""
+    if weights is not None:
+        teacher = ClipBackbone.from_params(params, weights=None).frozen_copy(trunk_only=True)
+        if load_teacher(teacher, weights):
+            return teacher
+    return build_teacher(params)
+
+
 def _ensemble_weights(params: Params) -> tuple[float, float]:
     """Return the weights of CLIP for seen and for unseen classes."""
     model = params.model
@@ -104,44 +138,6 @@ def check_training_width(params: Params) -> None:
             f"with train.rc_scales {list(params.train.rc_scales)} needs {wanted}; raise it, leave "
             "out the large scales, or set train.rc_weight to 0"
         )
-
-
-def register_meta_architectures() -> None:
-    """Make both models known to Detectron2 as `MaftPlus` and `FCCLIP`.
-
-    Its configuration then names parameter files in `MODEL.MAFTP.PARAMS` (a list, later ones laid
-    over earlier ones), the variant in `MODEL.MAFTP.VARIANT` and the number of training classes in
-    `MODEL.SEM_SEG_HEAD.NUM_CLASSES`; Detectron2 loads `MODEL.WEIGHTS` itself.
-    """
-    from detectron2.modeling import META_ARCH_REGISTRY
-
-    for architecture in (MaftPlus, FCCLIP):
-        if architecture.__name__ not in META_ARCH_REGISTRY:
-            META_ARCH_REGISTRY.register(_from_cfg(architecture))
-
-
-def _from_cfg(architecture: type[Segmenter]) -> Callable[[CfgNode], Segmenter]:
-    """Return a builder of `architecture` under its name, as the registry wants it."""
-
-    def build(cfg: CfgNode) -> Segmenter:
-        params = load_params(*cfg.MODEL.MAFTP.PARAMS).for_variant(cfg.MODEL.MAFTP.VARIANT)
-        model = build_model(
-            params,
-            num_training_classes=cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
-            load_clip=None,
-            teacher=False,
-        )
-        if not isinstance(model, architecture):
-            raise ParamsError(
-                f"MODEL.META_ARCHITECTURE is {architecture.__name__}, but model.name is "
-                f"{params.model.name!r}; make them agree"
-            )
-        if isinstance(model, MaftPlus):
-            model.make_teacher = partial(build_teacher, params)
-        return model
-
-    build.__name__ = architecture.__name__
-    return build
 
 
 def _shared_parts(

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maftp.data.vocabulary import seen_categories
 from maftp.errors import MaftpError
 from maftp.modeling.mask_classification import (
     classify,
@@ -19,7 +18,7 @@ from maftp.modeling.mask_classification import (
     has_area,
     mask_pool,
 )
-from maftp.modeling.segmenter import BatchedInputs, Result, Segmenter
+from maftp.modeling.segmenter import Segmenter, Targets
 
 
 class FCCLIP(Segmenter):
@@ -46,37 +45,37 @@ class FCCLIP(Segmenter):
         """The name alone; the ensemble's weights are free at inference."""
         return {"model": "fcclip"}
 
-    def forward(self, batched_inputs: BatchedInputs) -> dict[str, Tensor] | list[Result]:
-        """Compute losses in training mode, results in evaluation mode; as `MaftPlus.forward`."""
-        names = self.training_names if self.training else self.test_names
-        text, num_synonyms = self.classifier(names)  # (S+1, D)
-        images = self.preprocess(batched_inputs)  # (B, 3, H, W)
-        with torch.no_grad():
-            features = self.backbone(images.tensor)  # res2..res5
-        outputs = self.sem_seg_head(features, text, num_synonyms, auxiliary=self.training)
-        if self.training:
-            targets = self.targets(batched_inputs, tuple(images.tensor.shape[-2:]))
-            return self.criterion(outputs, targets)
+    def losses(
+        self, images: Tensor, text: Tensor, rows: Tensor, targets: Targets
+    ) -> dict[str, Tensor]:
+        """Train the head; see `Segmenter.losses`."""
+        return self.criterion(self._outputs(images, text, rows)[0], targets)
 
-        dense, masks = features["res5"], outputs["pred_masks"]
-        pooled = self.backbone.visual_head(mask_pool(dense, masks))  # (B, Q, D)
-        clip_logits = classify(pooled, text, self.backbone.logit_scale, num_synonyms)
-        scores = geometric_ensemble(
-            outputs["pred_logits"],
-            clip_logits,
-            self._seen(),
-            alpha=self.alpha,
-            beta=self.beta,
-            valid=has_area(masks, dense.shape[-2:]) if self.valid_masks_only else None,
-        )  # (B, Q, K+1)
-        return self.results(batched_inputs, images, scores, masks)
-
-    def _seen(self) -> Tensor:
-        """Tell which test classes share a synonym with a training class, (K,) bool."""
-        if self.training_names is None or self.test_names is None:
+    def scores(
+        self, images: Tensor, text: Tensor, rows: Tensor, seen: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Mix the head's and CLIP's class probabilities; see `Segmenter.scores`."""
+        if seen is None:
             raise MaftpError(
                 "the ensemble weighs classes by whether they were seen in training; call "
                 "set_training_vocabulary(names) first"
             )
-        seen = seen_categories(self.test_names, self.training_names)
-        return torch.tensor(seen, device=self.device)
+        outputs, dense = self._outputs(images, text, rows)
+        masks = outputs["pred_masks"]
+        pooled = self.backbone.visual_head(mask_pool(dense, masks))  # (B, Q, D)
+        scores = geometric_ensemble(
+            outputs["pred_logits"],
+            classify(pooled, text, self.backbone.logit_scale, rows),
+            seen,
+            alpha=self.alpha,
+            beta=self.beta,
+            valid=has_area(masks, dense.shape[-2:]) if self.valid_masks_only else None,
+        )
+        return scores, masks
+
+    def _outputs(self, images: Tensor, text: Tensor, rows: Tensor) -> tuple[dict[str, Any], Tensor]:
+        """Return what the head predicts, and CLIP's dense features."""
+        with torch.no_grad():
+            features = self.backbone(images)  # res2..res5
+        outputs = self.sem_seg_head(features, text, rows, auxiliary=self.training)
+        return outputs, features["res5"]

@@ -8,7 +8,7 @@ their quality, and representation compensation holds the fine-tuned CLIP near th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from maftp.losses.representation_compensation import representation_compensation
 from maftp.modeling.clip_backbone import ClipBackbone
 from maftp.modeling.content_dependent_transfer import ContentDependentTransfer
 from maftp.modeling.mask_classification import class_scores, classify, mask_pool
-from maftp.modeling.segmenter import BatchedInputs, Result, Segmenter
+from maftp.modeling.segmenter import Segmenter, Targets
 
 
 @dataclass(frozen=True)
@@ -71,40 +71,35 @@ class MaftPlus(Segmenter):
         tokens = None if self.cdt is None else self.cdt.tokens
         return {"model": "maftp", "cdt_form": form, "cdt_tokens": tokens}
 
-    def forward(self, batched_inputs: BatchedInputs) -> dict[str, Tensor] | list[Result]:
-        """Compute losses in training mode, results in evaluation mode.
+    def losses(
+        self, images: Tensor, text: Tensor, rows: Tensor, targets: Targets
+    ) -> dict[str, Tensor]:
+        """Train the head on detached features, and CLIP; see `Segmenter.losses`."""
+        outputs, dense, clip_logits = self._outputs(images, text, rows)
+        losses = self.criterion(outputs, targets)
+        masks = outputs["pred_masks"].detach()
+        return losses | self._clip_losses(clip_logits, masks, targets, images, dense)
 
-        Args:
-            batched_inputs: per image `image` (3, H0, W0) RGB in 0..255; optionally `height` and
-                `width` of the output; in training `instances` with `gt_classes` and `gt_masks`.
+    def scores(
+        self, images: Tensor, text: Tensor, rows: Tensor, seen: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Let CLIP decide the class and the head whether there is one; see `Segmenter.scores`."""
+        outputs, _, clip_logits = self._outputs(images, text, rows)
+        return class_scores(outputs["pred_logits"], clip_logits), outputs["pred_masks"]
 
-        Returns:
-            In training weighted losses by name, to be summed. Otherwise per image `sem_seg`
-            (K, height, width), or `labels`, and `panoptic_seg` (ids, segments) where that is on.
-        """
-        names = self.training_names if self.training else self.test_names
-        text, num_synonyms = self.classifier(names)  # (S+1, D)
-        images = self.preprocess(batched_inputs)  # (B, 3, H, W)
-        features = self.backbone(images.tensor)  # res2..res5
+    def _outputs(
+        self, images: Tensor, text: Tensor, rows: Tensor
+    ) -> tuple[dict[str, Any], Tensor, Tensor]:
+        """Return what the head predicts, CLIP's dense features and its logits (B, Q, K + 1)."""
+        features = self.backbone(images)  # res2..res5
         dense = features["res5"]  # (B, C5, H/32, W/32)
-
         outputs = self.sem_seg_head(
-            self._head_features(features, images.tensor),
-            text,
-            num_synonyms,
-            auxiliary=self.training,
+            self._head_features(features, images), text, rows, auxiliary=self.training
         )  # (B, Q, K+1), (B, Q, H/4, W/4)
         masks = outputs["pred_masks"].detach()
         pooled = self.backbone.visual_head(mask_pool(dense, masks))  # (B, Q, D)
         adapted = self._adapt(text, dense)  # (B, S+1, D)
-        clip_logits = classify(pooled, adapted, self.backbone.logit_scale, num_synonyms)
-
-        if self.training:
-            targets = self.targets(batched_inputs, tuple(images.tensor.shape[-2:]))
-            losses = self.criterion(outputs, targets)
-            return losses | self._clip_losses(clip_logits, masks, targets, images.tensor, dense)
-        scores = class_scores(outputs["pred_logits"], clip_logits)  # (B, Q, K+1)
-        return self.results(batched_inputs, images, scores, masks)
+        return outputs, dense, classify(pooled, adapted, self.backbone.logit_scale, rows)
 
     def train(self, mode: bool = True) -> MaftPlus:
         """Set the mode; training with compensation fetches the teacher when it was put off."""
@@ -134,7 +129,7 @@ class MaftPlus(Segmenter):
         self,
         clip_logits: Tensor,
         masks: Tensor,
-        targets: Sequence[Mapping[str, Tensor]],
+        targets: Targets,
         images: Tensor,
         dense: Tensor,
     ) -> dict[str, Tensor]:

@@ -6,13 +6,9 @@ whether there is an object) and FC-CLIP's geometric ensemble.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from maftp.modeling.constants import constant
 
 MAX_LOGIT_SCALE = 100.0
 SCORE_FLOOR = 1e-8
@@ -51,9 +47,7 @@ def _binary_masks(mask_logits: Tensor, features: Tensor) -> Tensor:
     return (mask_logits > 0).to(features.dtype)
 
 
-def classify(
-    embeddings: Tensor, text: Tensor, logit_scale: Tensor, num_synonyms: Sequence[int] | None
-) -> Tensor:
+def classify(embeddings: Tensor, text: Tensor, logit_scale: Tensor, rows: Tensor) -> Tensor:
     """Scaled similarity with every class, the best synonym of each, and with void.
 
     Only `embeddings` are normalised. Text rows are unit vectors for the head but have a norm of
@@ -63,42 +57,20 @@ def classify(
         embeddings: (B, Q, D).
         text: (S + 1, D), or (B, S + 1, D) per image; class by class, the void row last.
         logit_scale: scalar, natural logarithm of the scale, which is cut at 100.
-        num_synonyms: number of rows of each of the K classes, summing to S; None leaves all rows
-            as they are.
+        rows: (K, n) int64, the rows of `text` that belong to each class (`TextEmbeddings.rows`).
 
     Returns:
         (B, Q, K + 1) logits. The gradient of a class goes to its winning synonym alone.
     """
     scale = logit_scale.exp().clamp(max=MAX_LOGIT_SCALE)
     similarity = scale * (F.normalize(embeddings, dim=-1) @ text.transpose(-2, -1))
-    return similarity if num_synonyms is None else best_synonyms(similarity, num_synonyms)
+    return best_synonyms(similarity, rows)
 
 
-def best_synonyms(logits: Tensor, num_synonyms: Sequence[int]) -> Tensor:
+def best_synonyms(logits: Tensor, rows: Tensor) -> Tensor:
     """Reduce (..., S + 1) to (..., K + 1): the largest logit of each class, then void."""
-    if sum(num_synonyms) + 1 != logits.shape[-1]:
-        raise ValueError(
-            f"{logits.shape[-1]} logits for {sum(num_synonyms)} synonyms and the void class"
-        )
-    if max(num_synonyms) == 1:
-        return logits
-    first, rows = _synonym_rows(tuple(num_synonyms), logits.device)
-    winners = first + logits.detach()[..., rows].argmax(-1)  # (..., K)
-    best = logits.gather(-1, winners)
-    return torch.cat([best, logits[..., -1:]], dim=-1)
-
-
-@constant
-def _synonym_rows(num_synonyms: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the first row of every class (K,), and all its rows (K, n_max).
-
-    Classes with fewer synonyms repeat their last one; argmax takes the first of equal values.
-    """
-    counts = torch.tensor(num_synonyms)
-    first = counts.cumsum(0) - counts
-    offsets = torch.arange(max(num_synonyms))
-    rows = first[:, None] + torch.minimum(offsets, counts[:, None] - 1)
-    return first.to(device), rows.to(device)
+    winners = rows[:, 0] + logits.detach()[..., rows].argmax(-1)  # (..., K), the first of equals
+    return torch.cat([logits.gather(-1, winners), logits[..., -1:]], dim=-1)
 
 
 def class_scores(head_logits: Tensor, clip_logits: Tensor) -> Tensor:

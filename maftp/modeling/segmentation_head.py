@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -37,10 +37,10 @@ class SegmentationHead(nn.Module):
         self,
         features: Mapping[str, Tensor],
         text: Tensor,
-        num_synonyms: Sequence[int] | None,
+        rows: Tensor,
         *,
         auxiliary: bool,
     ) -> dict[str, Tensor | list[dict[str, Tensor]]]:
         """Predict from res2..res5 and text (S + 1, D); see `TransformerDecoder.forward`."""
         mask_features, memory = self.pixel_decoder(features)
-        return self.predictor(mask_features, memory, text, num_synonyms, auxiliary=auxiliary)
+        return self.predictor(mask_features, memory, text, rows, auxiliary=auxiliary)

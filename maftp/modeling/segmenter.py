@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from detectron2.structures import BitMasks, ImageList
 from torch import Tensor, nn
 
+from maftp.data.vocabulary import seen_categories
 from maftp.errors import DataError, MaftpError
 from maftp.losses.criterion import SetCriterion
 from maftp.modeling.clip_backbone import ClipBackbone
@@ -31,6 +32,7 @@ from maftp.modeling.text_classifier import TEMPLATES, TextEmbeddings, digest, em
 
 BatchedInputs = Sequence[Mapping[str, Any]]
 Result = dict[str, Any]
+Targets = Sequence[Mapping[str, Tensor]]
 SemanticOutput = Literal["scores", "labels", "nothing"]
 
 SIZE_DIVISIBILITY = 32
@@ -56,7 +58,7 @@ class Inference:
 
 
 class Segmenter(nn.Module):
-    """An open-vocabulary segmenter over CLIP; subclasses give the forward pass.
+    """An open-vocabulary segmenter over CLIP; a method gives `losses` and `scores`.
 
     `panoptic_on` and `instance_on` add `panoptic_seg` and `instances` to the results. They can be
     set at any time; `set_test_vocabulary` switches panoptic output on when it is given things.
@@ -107,6 +109,52 @@ class Segmenter(nn.Module):
     def device(self) -> torch.device:
         """Where the model lies, and inputs are moved to."""
         return self.pixel_mean.device
+
+    def forward(self, batched_inputs: BatchedInputs) -> dict[str, Tensor] | list[Result]:
+        """Compute losses in training mode, results in evaluation mode.
+
+        Args:
+            batched_inputs: per image `image` (3, H0, W0) RGB in 0..255; optionally `height` and
+                `width` of the output; in training `instances` with `gt_classes` and `gt_masks`.
+
+        Returns:
+            In training weighted losses by name, to be summed. Otherwise per image `sem_seg`
+            (K, height, width), or `labels`, and `panoptic_seg` (ids, segments) where that is on.
+        """
+        names = self.training_names if self.training else self.test_names
+        text, rows = self.classifier(names)
+        images = self.preprocess(batched_inputs)  # (B, 3, H, W)
+        if self.training:
+            targets = self.targets(batched_inputs, tuple(images.tensor.shape[-2:]))
+            return self.losses(images.tensor, text, rows, targets)
+        scores, masks = self.scores(images.tensor, text, rows, self.seen())
+        return self.results(batched_inputs, images, scores, masks)
+
+    def losses(
+        self, images: Tensor, text: Tensor, rows: Tensor, targets: Targets
+    ) -> dict[str, Tensor]:
+        """Return weighted losses by name, to be summed.
+
+        Args:
+            images: (B, 3, H, W), normalised and padded.
+            text: (S + 1, D) unit rows, void last.
+            rows: (K, n) int64, the rows of `text` that belong to each class.
+            targets: per image labels (G,) int64 and masks (G, H, W) bool.
+        """
+        raise NotImplementedError
+
+    def scores(
+        self, images: Tensor, text: Tensor, rows: Tensor, seen: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return log scores (B, Q, K + 1), void last, and mask logits (B, Q, H/4, W/4).
+
+        Args:
+            images: (B, 3, H, W), normalised and padded.
+            text: (S + 1, D) unit rows, void last.
+            rows: (K, n) int64, the rows of `text` that belong to each class.
+            seen: (K,) bool, classes that training knew; None where that is not known.
+        """
+        raise NotImplementedError
 
     def set_training_vocabulary(
         self, names: Sequence[str], embeddings: TextEmbeddings | None = None
@@ -162,14 +210,27 @@ class Segmenter(nn.Module):
             self._embeddings.pop(next(iter(self._embeddings)))
         return found
 
-    def classifier(self, names: tuple[str, ...] | None) -> tuple[Tensor, tuple[int, ...]]:
-        """Return the text rows with void appended, (S + 1, D) unit rows, and rows per class."""
+    def classifier(self, names: tuple[str, ...] | None) -> tuple[Tensor, Tensor]:
+        """Return the text with void appended, (S + 1, D) unit rows, and rows of classes (K, n)."""
         if names is None:
             kind = "training" if self.training else "test"
             raise MaftpError(f"no {kind} vocabulary; call set_{kind}_vocabulary(names) first")
         embeddings = self.text_embeddings(names)
-        void = F.normalize(self.void_embedding.weight, dim=-1)
-        return torch.cat([embeddings.weight, void]), embeddings.num_synonyms
+        return self.with_void(embeddings.weight), embeddings.rows
+
+    def with_void(self, text: Tensor) -> Tensor:
+        """Append the learned row of void to text (S, D)."""
+        return torch.cat([text, F.normalize(self.void_embedding.weight, dim=-1)])
+
+    def seen(self) -> Tensor | None:
+        """Tell which test classes share a synonym with a training class, (K,) bool.
+
+        None where the training classes are not known.
+        """
+        if self.training_names is None or self.test_names is None:
+            return None
+        known = seen_categories(self.test_names, self.training_names)
+        return torch.tensor(known, device=self.device)
 
     def _remember(self, names: tuple[str, ...], embeddings: TextEmbeddings | None) -> None:
         if embeddings is None:
@@ -195,9 +256,7 @@ class Segmenter(nn.Module):
         """Return the names of all trainable parameters."""
         return [name for group in self.parameter_groups().values() for name, _ in group]
 
-    def targets(
-        self, batched_inputs: BatchedInputs, size: tuple[int, int]
-    ) -> list[dict[str, Tensor]]:
+    def targets(self, batched_inputs: BatchedInputs, size: tuple[int, int]) -> Targets:
         """Pad the ground truth to the batch's size: labels (G,) int64, masks (G, H, W) bool."""
         targets = []
         for item in batched_inputs:

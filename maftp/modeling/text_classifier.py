@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +68,15 @@ class TextEmbeddings:
     """Digest of the text tower that made them; empty when not known."""
     templates_digest: str = ""
     """Digest of the sentences they were made with; empty when not known."""
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """(K, n) int64, the rows of each class; those with fewer synonyms repeat their last."""
+        counts = torch.tensor(self.num_synonyms)
+        first = counts.cumsum(0) - counts
+        offsets = torch.arange(max(self.num_synonyms))
+        rows = first[:, None] + torch.minimum(offsets, counts[:, None] - 1)
+        return rows.to(self.weight.device)
 
     @property
     def vocabulary_digest(self) -> str:

@@ -76,7 +76,7 @@ class TransformerDecoder(nn.Module):
         mask_features: Tensor,
         memory: Sequence[Tensor],
         text: Tensor,
-        num_synonyms: Sequence[int] | None,
+        rows: Tensor,
         *,
         auxiliary: bool,
     ) -> dict[str, Tensor | list[dict[str, Tensor]]]:
@@ -86,7 +86,7 @@ class TransformerDecoder(nn.Module):
             mask_features: (B, d, H/4, W/4).
             memory: maps (B, d, ...) at strides 32, 16, 8.
             text: (S + 1, D) unit rows, void last.
-            num_synonyms: rows of each class in `text`; None gives logits of all rows.
+            rows: (K, n) int64, the rows of `text` that belong to each class.
             auxiliary: also return the predictions before the last layer; inference needs none, and
                 leaves out their class logits.
 
@@ -112,7 +112,7 @@ class TransformerDecoder(nn.Module):
         first = 0 if auxiliary else len(masks_of_calls) - 1
         calls = [
             {
-                "pred_logits": self._logits(output, masks, mask_features, text, num_synonyms),
+                "pred_logits": self._logits(output, masks, mask_features, text, rows),
                 "pred_masks": masks,
             }
             for output, masks in zip(outputs_of_calls[first:], masks_of_calls[first:], strict=True)
@@ -147,12 +147,12 @@ class TransformerDecoder(nn.Module):
         masks: Tensor,
         mask_features: Tensor,
         text: Tensor,
-        num_synonyms: Sequence[int] | None,
+        rows: Tensor,
     ) -> Tensor:
         """Class logits (B, Q, K + 1) from the queries and what lies under their masks."""
         pooled = self._mask_pooling_proj(mask_pool(mask_features, masks))
         embedding = self.class_embed(pooled + self.decoder_norm(output))
-        return classify(embedding, text, self.logit_scale, num_synonyms)
+        return classify(embedding, text, self.logit_scale, rows)
 
     @torch.no_grad()
     def _blocked(self, masks: Tensor, memory: Tensor) -> Tensor:

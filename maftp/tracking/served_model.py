@@ -43,7 +43,7 @@ class SegmentationModel(PythonModel):
         sizes = {key: int(chosen[key]) for key in ("short_side", "max_side") if key in chosen}
         vocabulary = [str(name) for name in chosen["vocabulary"]]
         labels = [
-            maftp.segment(self._model, image, vocabulary, **sizes).labels
+            maftp.segment(self._model, image, vocabulary, **sizes).labels.astype(np.int64)
             for image in np.asarray(model_input)
         ]
         return np.stack(labels)

@@ -14,8 +14,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.prediction.conftest import pixels, weights  # noqa: F401
-
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [
     pytest.mark.slow,
@@ -30,7 +28,7 @@ PATIENCE = 120_000
 
 
 @pytest.fixture(scope="module")
-def address(weights):  # noqa: F811
+def address(weights):
     """Serve the page with an untrained model until the tests are done."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -96,7 +94,7 @@ def test_an_example_and_a_click_give_an_overlay_and_a_table(page, tmp_path):
     page.screenshot(path=tmp_path / "page.png", full_page=True)
 
 
-def test_a_dropped_picture_is_segmented_with_typed_words(page, pixels, tmp_path):  # noqa: F811
+def test_a_dropped_picture_is_segmented_with_typed_words(page, pixels, tmp_path):
     Image.fromarray(pixels).save(tmp_path / "mine.png")
     page.locator("input[type=file]").set_input_files(tmp_path / "mine.png")
     page.locator('img[alt="picture"]').first.wait_for(state="visible")

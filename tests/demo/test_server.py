@@ -6,7 +6,6 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.demo.test_page import address  # noqa: F401
-from tests.prediction.conftest import weights  # noqa: F401
 
 
 @pytest.mark.slow

@@ -12,14 +12,13 @@ from nicegui.elements.upload_files import FileUpload, SmallFileUpload
 from nicegui.testing import user_simulation
 from PIL import Image
 
+from maftp.api import load
 from maftp.demo.limits import MAX_BYTES
 from maftp.demo.page import Engine, _build, _decode
-from maftp.prediction.model import load
-from tests.prediction.conftest import weights  # noqa: F401
 
 
 @pytest.fixture(scope="module")
-def engine(weights):  # noqa: F811
+def engine(weights):
     return Engine(load(weights))
 
 

@@ -18,12 +18,20 @@ from maftp.data.images import read_label
 from maftp.data.mapper import TestMapper
 from maftp.errors import CheckpointError, DataError, MaftpError
 from maftp.evaluation.control import shuffled_order
-from maftp.evaluation.runner import evaluate, load_evaluated, set_classes
+from maftp.evaluation.runner import evaluate, set_classes
 from maftp.evaluation.subject import load_subject
+from maftp.modeling.build import load_model
+from maftp.modeling.segmenter import Segmenter
 from maftp.modeling.text_classifier import embed_vocabulary
 
 TRAINING = ["lawn,meadow", "dog"]
 Run = Callable[..., dict[str, Any]]
+
+
+def loaded(params: Params, weights: Path) -> Segmenter:
+    model = load_model(params, weights)
+    model.set_training_vocabulary(TRAINING)
+    return model
 
 
 def changed(params: Params, variant: str, **evaluate: Any) -> Params:
@@ -73,7 +81,7 @@ def test_semantic_result_is_what_the_model_says(
 
     chosen = params.for_variant(variant)
     subject = load_subject("A-150", params=chosen, catalog=catalog, root=root, training=TRAINING)
-    model = load_evaluated(chosen, weights(variant), TRAINING).eval()
+    model = loaded(chosen, weights(variant))
     model.set_test_vocabulary(subject.names)
     right = total = 0
     for record in subject.records:
@@ -121,7 +129,7 @@ def test_the_control_gives_each_class_the_scores_of_another(
 ):
     chosen = params.for_variant(variant)
     subject = load_subject("A-150", params=chosen, catalog=catalog, root=root, training=TRAINING)
-    model = load_evaluated(chosen, weights(variant), TRAINING).eval()
+    model = loaded(chosen, weights(variant))
     path = None
     if cached:
         path = tmp_path / "text.safetensors"
@@ -142,7 +150,7 @@ def test_panoptic_output_is_off_for_semantic_benchmarks(
     params: Params, weights, catalog: Catalog, root: Path
 ):
     chosen = params.for_variant("maftp")
-    model = load_evaluated(chosen, weights("maftp"), TRAINING)
+    model = loaded(chosen, weights("maftp"))
     for benchmark, on in (("ADE-panoptic", True), ("A-150", False)):
         subject = load_subject(
             benchmark, params=chosen, catalog=catalog, root=root, training=TRAINING
@@ -193,7 +201,7 @@ def test_a_label_of_another_size_is_named(run: Run, root: Path):
 def test_embeddings_of_another_vocabulary_are_refused(
     run: Run, params: Params, weights, tmp_path: Path
 ):
-    model = load_evaluated(params.for_variant("maftp"), weights("maftp"), TRAINING)
+    model = loaded(params.for_variant("maftp"), weights("maftp"))
     embed_vocabulary(model.backbone, ["sky"], templates=model.templates).save(tmp_path / "text")
     with pytest.raises(DataError, match="not the names of openvocab_ade20k_sem_seg_val"):
         run("A-150", embeddings=tmp_path / "text")

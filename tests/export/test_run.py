@@ -8,17 +8,15 @@ import torch
 import yaml
 
 import maftp
-from maftp.api import experiment_params
+from maftp.api import Loaded, experiment_params, load
 from maftp.cli import main
 from maftp.errors import MaftpError
-from maftp.export.image_path import ImagePath, padded_rows
+from maftp.export.image_path import ImagePath
 from maftp.export.run import INPUTS, export_model, open_onnx, open_program, text_inputs
 from maftp.miniworld.label_spaces import ade20k_150
 from maftp.miniworld.scenes import Style
 from maftp.miniworld.splits import Split, draw_split
 from maftp.modeling.build import build_model
-from maftp.prediction.model import Loaded, load
-from tests.prediction.conftest import weights  # noqa: F401
 
 SIZE = (96, 128)
 TRACED = ["sky", "car, taxi"]
@@ -26,12 +24,12 @@ OTHERS = ["sky", "red house, red building, red home", "road", "green tree, green
 
 
 @pytest.fixture(scope="module")
-def loaded(weights):  # noqa: F811
+def loaded(weights):
     return load(weights)
 
 
 @pytest.fixture(scope="module")
-def baseline(weights, loaded, tmp_path_factory) -> Loaded:  # noqa: F811
+def baseline(weights, loaded, tmp_path_factory) -> Loaded:
     overlay = yaml.safe_load(weights.with_name("tiny.yaml").read_text())
     overlay["variants"] = {"fcclip": {"model": {"name": "fcclip"}}}
     path = tmp_path_factory.mktemp("baseline") / "fcclip.yaml"
@@ -40,7 +38,7 @@ def baseline(weights, loaded, tmp_path_factory) -> Loaded:  # noqa: F811
     torch.manual_seed(3)
     model = build_model(params, num_training_classes=2, load_clip=None, teacher=False).eval()
     model.set_training_vocabulary(TRACED)
-    return Loaded(model, params, weights, tuple(TRACED))
+    return Loaded(model, params, weights)
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +52,6 @@ def arrays(loaded: Loaded, picture: np.ndarray, names: list[str]) -> list[np.nda
     inputs = text_inputs(loaded, names)
     image = picture.transpose(2, 0, 1)[None].astype(np.float32)
     return [image, *(inputs[name].numpy() for name in INPUTS[1:])]
-
-
-def test_rows_of_shorter_classes_repeat_their_last_synonym():
-    assert padded_rows((1, 3, 2)).tolist() == [[0, 0, 0], [1, 2, 3], [4, 5, 5]]
 
 
 @pytest.mark.parametrize("kind", ["loaded", "baseline"])
@@ -100,7 +94,7 @@ def test_labels_on_test_images(kind, form, suffix, opener, request, pictures, tm
 
 
 @pytest.mark.slow
-def test_the_command_writes_three_files(weights, tmp_path):  # noqa: F811
+def test_the_command_writes_three_files(weights, tmp_path):
     out = tmp_path / "small.pt2"
     arguments = ["--format", "torch-export", "--size", "64", "64", "--out", str(out)]
     assert main(["export", "--weights", str(weights), *arguments]) == 0

@@ -6,7 +6,7 @@ import torch
 
 from maftp.api import experiment_params
 from maftp.errors import ParamsError
-from maftp.modeling.build import build_model, check_training_width, register_meta_architectures
+from maftp.modeling.build import build_model, check_training_width
 
 KEYS = Path(__file__).resolve().parents[2].parent / "shared" / "spec" / "keys"
 VARIANTS = [
@@ -78,29 +78,6 @@ def test_padding_counts_for_the_width(tiny_params):
     train = tiny_params.input.train.model_copy(update={"short_side": 97})  # padded to 128
     inputs = tiny_params.input.model_copy(update={"train": train})
     check_training_width(tiny_params.model_copy(update={"input": inputs}))
-
-
-def test_detectron2_registry(tiny_params, tmp_path):
-    import yaml
-    from detectron2.config import CfgNode
-    from detectron2.modeling import META_ARCH_REGISTRY
-
-    register_meta_architectures()
-    register_meta_architectures()
-    values = json.loads(tiny_params.model_dump_json())
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
-    cfg = CfgNode(
-        {
-            "MODEL": {
-                "MAFTP": {"PARAMS": [str(tmp_path / "params.yaml")], "VARIANT": "fcclip"},
-                "SEM_SEG_HEAD": {"NUM_CLASSES": 5},
-            }
-        }
-    )
-    model = META_ARCH_REGISTRY.get("FCCLIP")(cfg)
-    assert model.criterion.num_classes == 5
-    with pytest.raises(ParamsError, match="make them agree"):
-        META_ARCH_REGISTRY.get("MaftPlus")(cfg)
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def test_clip_is_frozen_and_there_is_no_transfer(model, batch):
 
 def test_seen_by_equal_synonyms(model):
     # "sky" of "sky, heaven" is a training synonym
-    assert model._seen().tolist() == [False, False, True]
+    assert model.seen().tolist() == [False, False, True]
 
 
 def test_results(model, batch):

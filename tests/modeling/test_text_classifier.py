@@ -31,6 +31,11 @@ def test_rows_follow_classes_and_synonyms(backbone):
     torch.testing.assert_close(embeddings.weight[2:3], alone, atol=1e-5, rtol=1e-4)
 
 
+def test_rows_of_shorter_classes_repeat_their_last_synonym():
+    embeddings = TextEmbeddings(torch.eye(6), num_synonyms=(1, 3, 2), names=("a", "b", "c"))
+    assert embeddings.rows.tolist() == [[0, 0, 0], [1, 2, 3], [4, 5, 5]]
+
+
 def test_mean_of_normalised_sentences(backbone):
     sentences = [template.format("sky") for template in TEMPLATES]
     embedded = backbone.clip_model.encode_text(backbone.tokenizer(sentences))

@@ -19,7 +19,7 @@ def inputs():
     torch.manual_seed(1)
     memory = [torch.randn(2, 32, 2, 3), torch.randn(2, 32, 4, 6), torch.randn(2, 32, 8, 12)]
     text = torch.nn.functional.normalize(torch.randn(5, 16), dim=-1)
-    return torch.randn(2, 32, 16, 24), memory, text, (2, 1, 1)
+    return torch.randn(2, 32, 16, 24), memory, text, torch.tensor([[0, 1], [2, 2], [3, 3]])
 
 
 def test_a_prediction_before_each_layer_and_after_the_last(decoder, inputs):

@@ -61,7 +61,7 @@ def assert_close(found, expected) -> None:
 def test_text_classifier_and_seen_classes(fixture, model):
     embeddings = model.text_embeddings(tuple(fixture["classes"].tolist()))
     assert_close(embeddings.weight, fixture["text_classifier"])
-    assert model._seen().tolist() == fixture["seen"].astype(bool).tolist()
+    assert model.seen().tolist() == fixture["seen"].astype(bool).tolist()
 
 
 @pytest.mark.parametrize("index", [0, 1])

@@ -8,12 +8,13 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 import maftp
+from maftp import api
+from maftp.api import load
 from maftp.cli import main
 from maftp.errors import DataError, MaftpError
-from maftp.prediction import run
-from maftp.prediction.model import load
 from maftp.prediction.pictures import Picture, find_sources
-from maftp.prediction.run import Predictor, predict, save_labels, write_result
+from maftp.prediction.run import predict, save_labels, write_result
+from maftp.regions import NOTHING
 
 NAMES = ["sky", "building, edifice", "red car"]
 WORDS = "; ".join(NAMES)
@@ -53,25 +54,25 @@ def check_segments(record: dict, labels: np.ndarray) -> None:
 
 
 def test_labels_are_those_of_segment(loaded, pixels):
-    found = Predictor(loaded, NAMES)(pixels)
+    found = loaded.predictor(NAMES)(pixels)
     expected = maftp.segment(loaded.model, pixels, NAMES, short_side=64, max_side=128)
     assert (found.labels == expected.labels).mean() > 0.999  # ties of the interpolation
 
 
 def test_panoptic_segments_are_those_of_segment(loaded, pixels):
-    found = Predictor(loaded, NAMES, panoptic=True, stuff=[0])(pixels)
+    found = loaded.predictor(NAMES, panoptic=True, stuff=[0])(pixels)
     expected = maftp.segment(
         loaded.model, pixels, NAMES, short_side=64, max_side=128, panoptic=True, things=[1, 2]
     )
-    assert np.array_equal(found.ids, expected.panoptic)
+    assert np.array_equal(found.panoptic, expected.panoptic)
     assert len(found.regions) == len(expected.segments) > 0
-    assert ((found.labels == run.NOTHING) == (found.ids == 0)).all()
+    assert ((found.labels == NOTHING) == (found.panoptic == 0)).all()
 
 
 def test_panoptic_of_a_large_picture(loaded, pixels, monkeypatch):
-    monkeypatch.setattr(run, "PANOPTIC_PIXELS", 1000)
-    found = Predictor(loaded, NAMES, panoptic=True)(pixels)
-    assert found.ids.shape == found.labels.shape == pixels.shape[:2]
+    monkeypatch.setattr(api, "PANOPTIC_PIXELS", 1000)
+    found = loaded.predictor(NAMES, panoptic=True)(pixels)
+    assert found.panoptic.shape == found.labels.shape == pixels.shape[:2]
 
 
 def test_predict_writes_three_files_a_picture_and_goes_on_after_a_damaged_one(
@@ -79,7 +80,7 @@ def test_predict_writes_three_files_a_picture_and_goes_on_after_a_damaged_one(
 ):
     (folder / "damaged.png").write_bytes(b"nothing")
     out = tmp_path / "out"
-    written = predict(find_sources([str(folder)]), Predictor(loaded, NAMES), out, every=2)
+    written = predict(find_sources([str(folder)]), loaded.predictor(NAMES), out, every=2)
     assert len(written) == 5
     assert "left out: " in caplog.text and "damaged.png" in caplog.text
     record, labels = read(out, "one_2")  # below/one.jpg comes first
@@ -94,7 +95,7 @@ def test_a_named_picture_that_is_damaged_stops(loaded, folder, tmp_path):
     (folder / "damaged.png").write_bytes(b"nothing")
     sources = find_sources([str(folder / "damaged.png")])
     with pytest.raises(DataError, match="not an image"):
-        predict(sources, Predictor(loaded, NAMES), tmp_path / "out")
+        predict(sources, loaded.predictor(NAMES), tmp_path / "out")
 
 
 @pytest.mark.parametrize("panoptic", [False, True])
@@ -102,14 +103,14 @@ def test_a_named_picture_that_is_damaged_stops(loaded, folder, tmp_path):
 def test_the_smallest_and_thinnest_pictures(size, panoptic, loaded, tmp_path):
     Image.fromarray(np.full((*size, 3), 90, np.uint8)).save(tmp_path / "thin.png")
     sources = find_sources([str(tmp_path / "thin.png")])
-    predict(sources, Predictor(loaded, NAMES, panoptic=panoptic), tmp_path / "out")
+    predict(sources, loaded.predictor(NAMES, panoptic=panoptic), tmp_path / "out")
     record, labels = read(tmp_path / "out", "thin")
     check_segments(record, labels)
 
 
 def test_a_second_run_does_not_segment_its_own_results(loaded, folder, caplog):
     caplog.set_level("INFO")
-    predictor = Predictor(loaded, NAMES, panoptic=True)
+    predictor = loaded.predictor(NAMES, panoptic=True)
     out = folder / "predictions"
     for _ in range(2):
         written = predict(find_sources([str(folder)]), predictor, out, every=2)
@@ -132,7 +133,7 @@ def test_nothing_that_a_user_brought_is_overwritten(name, content, loaded, folde
     (folder / name).write_bytes(content)
     sources = find_sources([str(folder / "one.png"), str(folder / "clip.mp4")])
     with pytest.raises(DataError, match=rf"{name}: is no result .* choose another folder"):
-        predict(sources, Predictor(loaded, NAMES), folder)
+        predict(sources, loaded.predictor(NAMES), folder)
     assert (folder / name).read_bytes() == content
 
 
@@ -153,7 +154,7 @@ def test_strict_makes_an_error_of_what_was_left_out(loaded, tmp_path, caplog):
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     (pictures / "cut.avi").write_bytes((CASES / "cut.avi").read_bytes())
-    predictor = Predictor(loaded, NAMES)
+    predictor = loaded.predictor(NAMES)
     for inputs in (pictures, pictures / "cut.avi"):
         written = predict(find_sources([str(inputs)]), predictor, tmp_path / "out")
         assert len(written) == 5
@@ -163,9 +164,9 @@ def test_strict_makes_an_error_of_what_was_left_out(loaded, tmp_path, caplog):
 
 
 def test_a_score_that_is_no_number_is_not_written(loaded, pixels, tmp_path):
-    predictor = Predictor(loaded, NAMES)
+    predictor = loaded.predictor(NAMES)
     found = predictor(pixels)
-    wrong = replace(found, regions=[replace(found.regions[0], score=float("nan"))])
+    wrong = replace(found, shares=np.full_like(found.shares, np.nan))
     picture = Picture("one", tmp_path / "one.png", pixels)
     with pytest.raises(MaftpError, match=r"one\.png: the model's scores are not finite numbers"):
         write_result(picture, wrong, predictor, tmp_path)
@@ -173,7 +174,7 @@ def test_a_score_that_is_no_number_is_not_written(loaded, pixels, tmp_path):
 
 
 def test_label_maps_hold_many_classes(tmp_path):
-    labels = np.array([[0, 300], [run.NOTHING, 2]], np.int32)
+    labels = np.array([[0, 300], [NOTHING, 2]], np.int32)
     save_labels(tmp_path / "many.png", labels, 847)
     assert np.asarray(Image.open(tmp_path / "many.png")).tolist() == [[0, 300], [65535, 2]]
     save_labels(tmp_path / "few.png", labels.clip(max=3), 254)

@@ -3,9 +3,9 @@ import shutil
 
 import pytest
 
+from maftp import api
+from maftp.api import load
 from maftp.errors import CheckpointError, ParamsError
-from maftp.prediction import model as module
-from maftp.prediction.model import load
 
 
 def test_own_weights_know_their_experiment(weights):
@@ -18,19 +18,19 @@ def test_own_weights_know_their_experiment(weights):
 def test_without_weights_the_miniature_model_is_used_and_named(
     weights, tmp_path, monkeypatch, caplog
 ):
-    run = tmp_path / module.MINIATURE.parent
+    run = tmp_path / api.MINIATURE.parent
     run.mkdir(parents=True)
     for name in ("weights.safetensors", "manifest.json"):
         shutil.copy(weights.with_name(name), run)
     monkeypatch.chdir(tmp_path)
     caplog.set_level("INFO", logger="maftp")
-    assert load(None).weights == module.MINIATURE
+    assert load(None).weights == api.MINIATURE
     assert "using the miniature world's model" in caplog.text
 
 
 def test_without_any_weights_a_sentence_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(module, "PROJECT_ROOT", tmp_path)
+    monkeypatch.setattr(api, "PROJECT_ROOT", tmp_path)
     with pytest.raises(CheckpointError, match="name a checkpoint with --weights"):
         load(None)
 

@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from pycocotools import mask as coco_mask
 
-from maftp.prediction import regions
-from maftp.prediction.regions import NOTHING, class_regions, enlarge, segment_regions
+from maftp import regions
+from maftp.regions import NOTHING, class_regions, enlarge, segment_regions
 
 NAMES = ["sky", "building, edifice", "red car"]
 

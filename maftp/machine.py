@@ -117,7 +117,7 @@ def _memory(params: Params, trains: bool) -> list[Finding]:
 def _gpus(params: Params, trains: bool) -> list[Finding]:
     execution = params.execution
     if not execution.gpus_per_worker:
-        return []
+        return _half_precision_on_the_cpu(params) if trains else []
     gpus, found = find_gpus(), []
     oldest = _oldest_driver()
     if gpus.count and oldest is not None and gpus.driver is not None and gpus.driver < oldest:
@@ -148,6 +148,18 @@ def _gpus(params: Params, trains: bool) -> list[Finding]:
             )
         )
     return found
+
+
+def _half_precision_on_the_cpu(params: Params) -> list[Finding]:
+    if not params.train.amp:
+        return []
+    return [
+        Finding(
+            True,
+            f"GPUs: training in {params.train.amp_dtype} (train.amp) needs one; set train.amp to "
+            "false to train on the CPU, or execution.gpus_per_worker to 1",
+        )
+    ]
 
 
 def _oldest_driver() -> int | None:

@@ -52,6 +52,18 @@ def test_gpus_are_counted(tmp_path, monkeypatch):
     assert find_gpus().count == 0
 
 
+def test_half_precision_on_the_cpu_stops_before_the_downloads(tmp_path):
+    on_cpu = {"gpus_per_worker": 0, "workers": 1}
+    (finding,) = [
+        f for f in texts(experiment(tmp_path, execution=on_cpu), tmp_path).values() if f.stops
+    ]
+    assert "train.amp to false" in finding.text
+    params = experiment(tmp_path, execution=on_cpu, train={"amp": False})
+    assert not [f for f in texts(params, tmp_path).values() if f.stops]
+    scored = {"variants": {"maftp": {"weights": "some.pth"}}, "execution": on_cpu}
+    assert not [f for f in texts(experiment(tmp_path, **scored), tmp_path).values() if f.stops]
+
+
 def test_fewer_gpus_than_workers_stop_with_a_number_that_works(tmp_path, monkeypatch):
     driver(tmp_path / "bin", monkeypatch, "580.1\n" * 6)
     (finding,) = [f for f in texts(experiment(tmp_path), tmp_path).values() if f.stops]

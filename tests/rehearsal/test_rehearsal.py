@@ -49,7 +49,7 @@ SMALL = {
     "ablations": None,
 }
 TWO_STEPS = {
-    "train": {"iterations": 2, "batch_size": 1},
+    "train": {"iterations": 2, "batch_size": 1, "amp": False},
     "benchmarks": ["PAS-20"],
     "execution": SMALL["execution"] | {"checkpoint_period": 1, "log_period": 1},
 }

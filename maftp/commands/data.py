@@ -104,7 +104,9 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
 
 
 def _convert(options: argparse.Namespace) -> None:
+    from maftp.data.convert.driver import prepare_process
     from maftp.data.convert.run import convert
 
+    prepare_process()
     catalog, root = catalog_and_root(read_params(options))
     convert(options.dataset, catalog, root, workers=options.jobs)

@@ -41,10 +41,14 @@ onstart:
 
 
 onsuccess:
+    remove_spent_archives(NEEDED)
     job_records.save(EXPERIMENT, root=ROOT)
 
 
 onerror:
+    remove_spent_archives(
+        DATASETS
+    )  # all, as some may have been planned and not come about
     job_records.save(EXPERIMENT, root=ROOT)
 
 

@@ -89,6 +89,9 @@ class Data(_Block):
     """Training set: COCO-Stuff for semantic models, COCO panoptic for panoptic ones."""
     world: World | None
     """Draw the miniature world first; null for data that exist."""
+    keep_archives: bool = True
+    """false: archives that were downloaded are removed once all data sets made of them are
+    converted. What you brought is never removed."""
 
 
 class TrainInput(_Block):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,16 +56,18 @@ def _add_download(commands: argparse._SubParsersAction) -> None:
 
 def _download(options: argparse.Namespace) -> None:
     catalog, root = catalog_and_root(read_params(options))
-    _obtain(options.source, catalog, root, local=options.local)
+    _obtain(options.source, catalog, root, options.params, local=options.local)
 
 
-def _obtain(name: str, catalog: Catalog, root: Path, *, local: Path | None = None) -> None:
+def _obtain(
+    name: str, catalog: Catalog, root: Path, params: Sequence[Path], *, local: Path | None = None
+) -> None:
     """Fetch an archive unless it is there, and note what it is."""
     from maftp.data.download import fetch
     from maftp.data.layout import archives_dir, obtained_path
     from maftp.files import write_json
 
-    archive = fetch(catalog.obtainable(name), archives_dir(root), local=local)
+    archive = fetch(catalog.obtainable(name), archives_dir(root), local=local, params=params)
     found = {"file": archive.name, "bytes": archive.stat().st_size}
     write_json(obtained_path(root, name), found)
 
@@ -86,8 +89,9 @@ def _unpack(options: argparse.Namespace) -> None:
     catalog, root = catalog_and_root(read_params(options))
     source = catalog.source(options.source)
     if not (in_place(source, root) or (archives_dir(root) / source.file).exists()):
-        _obtain(options.source, catalog, root)  # removed since it was downloaded
-    unpack_source(options.source, catalog, root)
+        # removed since it was downloaded
+        _obtain(options.source, catalog, root, options.params)
+    unpack_source(options.source, catalog, root, params=options.params)
 
 
 def _add_convert(commands: argparse._SubParsersAction) -> None:

@@ -22,14 +22,15 @@ def _doctor(options: argparse.Namespace) -> None:
     from maftp.data.layout import datasets_root
     from maftp.errors import MaftpError
     from maftp.machine import check_machine
+    from maftp.needs import needs_of
 
     params = read_params(options)
     root, sources = datasets_root(params.data.root), []
     # the miniature world draws its archives, and a catalog of them, itself
     catalog = load_catalog(None if params.data.world else params.data.catalog)
     if params.data.world is None:
-        names = {catalog.benchmark(b).dataset for b in params.benchmarks} | {params.data.train}
-        sources = sorted({source for name in names for source in catalog.dataset(name).sources})
+        needs = needs_of(params, catalog)
+        sources = [*needs.sources, *needs.released]
     found = check_machine(params, catalog, root, sources=sources, jobs_run_here=True)
     for finding in found:
         print(finding.text)

@@ -56,10 +56,16 @@ _ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")
 _CHUNK = 1 << 20
 
 
-def unpack_source(name: str, catalog: Catalog, root: Path) -> Path:
+def unpack_source(name: str, catalog: Catalog, root: Path, *, params: Sequence[Path] = ()) -> Path:
     """Put a downloaded source in its place below `root` and return the stamp that says so.
 
     When there is no archive and the user has put its contents in place, only the stamp is written.
+
+    Args:
+        name: name in the catalog.
+        catalog: knows the source.
+        root: datasets root.
+        params: parameter files that an advised command names.
 
     Raises:
         DownloadError: the archive is missing, damaged or not the one of the catalog.
@@ -74,8 +80,9 @@ def unpack_source(name: str, catalog: Catalog, root: Path) -> Path:
             return stamp
         if not archive.exists():
             hint = f"download it first (maftp download {name})"
-            missing = registration_message(source, archive) if source.registration else hint
-            raise DownloadError(f"{archive}: no such file; {missing}")
+            if source.registration:
+                hint = registration_message(source, archive.parent, params)
+            raise DownloadError(f"{archive}: no such file; {hint}")
         digest = verify(source, archive)
         _remove_other_version(name, source, root, digest)
         if source.place is not None:

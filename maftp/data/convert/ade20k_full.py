@@ -107,8 +107,8 @@ def shrink_image(image: np.ndarray) -> np.ndarray:
 def shrink_label(codes: np.ndarray, table: np.ndarray) -> np.ndarray:
     """Return the label map (h, w) u16 of `_seg.png` pixels (H, W, 3), size by `shrunk_size`.
 
-    `table` is one of `class_table`. The source of target index d is floor(d * (1 / (shrunk / size)))
-    in doubles, as OpenCV has it.
+    `table` is one of `class_table`. Target index d comes from floor(d * (1 / (shrunk / size))) in
+    doubles: OpenCV's rule.
     """
     height, width = shrunk_size(*codes.shape[:2])
     if (height, width) != codes.shape[:2]:

@@ -84,11 +84,12 @@ def _add_unpack(commands: argparse._SubParsersAction) -> None:
 
 def _unpack(options: argparse.Namespace) -> None:
     from maftp.data.layout import archives_dir
-    from maftp.data.unpack import in_place, unpack_source
+    from maftp.data.unpack import in_place, unpack_source, was_unpacked
 
     catalog, root = catalog_and_root(read_params(options))
     source = catalog.source(options.source)
-    if not (in_place(source, root) or (archives_dir(root) / source.file).exists()):
+    kept = in_place(source, root) and not was_unpacked(options.source, root)
+    if not (kept or (archives_dir(root) / source.file).exists()):
         # removed since it was downloaded
         _obtain(options.source, catalog, root, options.params)
     unpack_source(options.source, catalog, root, params=options.params)

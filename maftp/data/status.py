@@ -9,8 +9,8 @@ from pathlib import Path
 
 from maftp.data.catalog import Catalog, Obtainable
 from maftp.data.inventory import holdings
-from maftp.data.layout import archives_dir, manifest_path, read_note, stamp_path
-from maftp.data.unpack import in_place
+from maftp.data.layout import archives_dir, manifest_path
+from maftp.data.unpack import in_place, was_unpacked
 
 _THERE = ("unpacked", "archive removed", "put in place")
 
@@ -77,16 +77,10 @@ def source_status(name: str, catalog: Catalog, root: Path) -> FileStatus:
     archive = archives_dir(root) / source.file
     size = archive.stat().st_size if archive.exists() else 0
     if in_place(source, root):
-        if not _was_unpacked(stamp_path(root, name)):
+        if not was_unpacked(name, root):
             return FileStatus(name, "put in place", size)
         return FileStatus(name, "unpacked" if size else "archive removed", size)
     return file_status(name, source, root)
-
-
-def _was_unpacked(stamp: Path) -> bool:
-    """Tell whether contents came out of an archive: the stamp of others has no digest."""
-    mend = "delete it; the next run writes it anew"
-    return stamp.exists() and read_note(stamp, "sha256", mend=mend)["sha256"] is not None
 
 
 def file_status(name: str, source: Obtainable, root: Path) -> FileStatus:

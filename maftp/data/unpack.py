@@ -23,7 +23,7 @@ from typing import IO
 from maftp.data.catalog import Catalog, Source
 from maftp.data.download import record_path, registration_message, verify
 from maftp.data.images import link_or_copy
-from maftp.data.layout import archives_dir, stamp_path
+from maftp.data.layout import archives_dir, read_note, stamp_path
 from maftp.data.space import FullDiskError, check_space, full_disk_named
 from maftp.errors import DataError, DownloadError
 from maftp.files import atomic_path, write_json
@@ -122,6 +122,17 @@ def _set_aside_on_error(source: Source, archive: Path, digest: str) -> Iterator[
 def in_place(source: Source, root: Path) -> bool:
     """Tell whether everything that a source makes is there."""
     return all((root / path).exists() for path in source.makes)
+
+
+def was_unpacked(name: str, root: Path) -> bool:
+    """Tell whether contents came out of an archive: the stamp of others has no digest.
+
+    Raises:
+        DataError: the stamp is damaged.
+    """
+    stamp = stamp_path(root, name)
+    mend = f"delete it and run 'maftp unpack {name}' again"
+    return stamp.exists() and read_note(stamp, "sha256", mend=mend)["sha256"] is not None
 
 
 def unpack(archive: Path, target: Path, *, nested: Sequence[str] = ()) -> int:

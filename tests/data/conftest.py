@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import re
 import shutil
 import tarfile
 import threading
@@ -294,7 +295,8 @@ def on_the_web(overlay):
     """Serve the folder of an overlay on the loopback device, where its addresses lead then."""
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=overlay.parent)) as server:
         address = f"http://127.0.0.1:{server.server_address[1]}"
-        overlay.write_text(overlay.read_text().replace("file://{here}", address))
+        before = r"file://\{here\}|http://127\.0\.0\.1:\d+"
+        overlay.write_text(re.sub(before, address, overlay.read_text()))
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:

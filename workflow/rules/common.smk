@@ -198,8 +198,13 @@ def stop_where_the_machine_lacks_something():
         )
 
 
+def is_converted(dataset):
+    """Tell whether a conversion was finished."""
+    return layout.manifest_path(ROOT, dataset).exists()
+
+
 def remove_spent_archives(datasets):
-    """Remove what was downloaded for these data sets and is not needed any more, when told to."""
+    """Remove what was downloaded for these data sets once all are converted, when told to."""
     if PARAMS.data.keep_archives:
         return
     removed = remove_archives(datasets, CATALOG, Path(ROOT))

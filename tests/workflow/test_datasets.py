@@ -249,7 +249,9 @@ def test_downloaded_archives_go_once_they_are_converted(tiny, tmp_path, monkeypa
     raw.unlink()
     with on_the_web(served / "sources.yaml"):
         tiny.maftp("unpack", "voc2012", *words)  # brings the archive again
-    assert raw.exists() and brought.with_name(gone[0].name).exists()
+    again = brought.with_name(gone[0].name)
+    assert raw.exists() and again.exists()
+    again.unlink()
     assert_nothing_to_do(tiny, *spare)
     before = times(root)
     write_world(served, seed=1)  # new versions; the instance maps are the same

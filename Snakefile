@@ -41,10 +41,15 @@ onstart:
 
 
 onsuccess:
+    remove_spent_archives(
+        NEEDED + [name for name in NEEDS.kin if is_converted(name)]
+    )
     job_records.save(EXPERIMENT, root=ROOT)
 
 
 onerror:
+    # some may have been planned and not come about
+    remove_spent_archives(DATASETS)
     job_records.save(EXPERIMENT, root=ROOT)
 
 

@@ -5,7 +5,8 @@
 The plain loop does in one process what the public preparation scripts do, with the same libraries
 at their defaults: read, a pass over the image per class that occurs, save. It checks nothing. The
 conversion is the one of `maftp convert`, from listing the files to the manifest, all checks
-included. Both must give the same pixels. Images are drawn: regions with slightly rough borders,
+included. Both must give the same pixels. Every run has a process of its own, and loop and
+conversion take turns. Images are drawn: regions with slightly rough borders,
 under the sizes named below.
 
 How much a further core can gain at most on this machine is measured too: several plain loops side
@@ -43,6 +44,7 @@ from PIL import Image
 from maftp.data.catalog import Catalog, load_catalog
 from maftp.data.convert.ade20k_full import shrunk_size
 from maftp.data.convert.coco import REMOVED_IDS
+from maftp.data.convert.driver import prepare_process
 from maftp.data.convert.run import convert
 from maftp.data.layout import vocabulary_path
 
@@ -50,6 +52,7 @@ COCO_IDS = [i for i in range(1, 183) if i not in REMOVED_IDS]
 FULL_IDS = np.random.default_rng(0).permutation(np.arange(6, 3157))[:847].tolist()
 STUFF_INDEX = {identity: index for index, identity in enumerate(COCO_IDS)}
 FULL_INDEX = {identity: index for index, identity in enumerate(FULL_IDS)}
+FORK = multiprocessing.get_context("fork")
 DRAWN = 12
 """Different images; the others are copies under another name."""
 RUNS = ("loop", "loops side by side", "one process", "all cores")
@@ -247,9 +250,13 @@ class Timing:
 
 
 def timed(work: Callable[[], object]) -> Timing:
-    """Run `work` once."""
+    """Run `work` once, in a process that inherits what is imported."""
     start, before = time.perf_counter(), _processor_seconds()
-    work()
+    process = FORK.Process(target=work)
+    process.start()
+    process.join()
+    if process.exitcode:
+        sys.exit("a run failed")
     return Timing(time.perf_counter() - start, _processor_seconds() - before)
 
 
@@ -279,6 +286,7 @@ def measure(subject: Subject, *, images: int, repeats: int, cores: int) -> dict[
     return {
         "dataset": subject.dataset,
         "sizes": [f"{width} x {height}" for height, width in subject.sizes],
+        "per_core": per_core(found["loop"], len(looped), found["one process"], images),
         **{
             name: {"images": counts[name], **rates(runs, counts[name])}
             for name, runs in found.items()
@@ -296,6 +304,17 @@ def rates(runs: list[Timing], images: int) -> dict[str, object]:
     }
 
 
+def per_core(loop: list[Timing], looped: int, ours: list[Timing], images: int) -> dict[str, float]:
+    """Return how many times as much processor time the loop takes per image.
+
+    Runs of one turn are compared, as a busy machine slows both: median, smallest, largest.
+    """
+    pairs = zip(loop, ours, strict=True)
+    ratios = [a.processor / looped / (b.processor / images) for a, b in pairs]
+    found = {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
+    return {name: round(ratio, 2) for name, ratio in found.items()}
+
+
 def run_loop(subject: Subject, root: Path, stems: list[str]) -> None:
     """Do the plain loop over all images."""
     shutil.rmtree(root / "loop", ignore_errors=True)
@@ -306,7 +325,6 @@ def run_loop(subject: Subject, root: Path, stems: list[str]) -> None:
 
 def run_loops(subject: Subject, root: Path, stems: list[str], count: int) -> None:
     """Do the plain loop in several processes at once, each over all images."""
-    fork = multiprocessing.get_context("fork")
     places = [root / f"beside{index}" for index in range(count)]
     for place in places:
         shutil.rmtree(place, ignore_errors=True)
@@ -314,7 +332,7 @@ def run_loops(subject: Subject, root: Path, stems: list[str], count: int) -> Non
         for entry in root.iterdir():
             if entry.name in ("ade", "coco", "VOCdevkit"):
                 (place / entry.name).symlink_to(entry)
-    processes = [fork.Process(target=run_loop, args=(subject, place, stems)) for place in places]
+    processes = [FORK.Process(target=run_loop, args=(subject, place, stems)) for place in places]
     for process in processes:
         process.start()
     for process in processes:
@@ -325,6 +343,7 @@ def run_loops(subject: Subject, root: Path, stems: list[str], count: int) -> Non
 
 def run(subject: Subject, catalog: Catalog, root: Path, workers: int) -> None:
     """Convert as `maftp convert` does."""
+    prepare_process()
     convert(subject.dataset, catalog, root, workers=workers)
 
 
@@ -359,9 +378,10 @@ def describe(results: list[dict], facts: dict[str, object]) -> str:
         f"{facts['versions']}.",
         "",
         "Median of the runs. *Loop*: one process, the same libraries, a pass per class, no checks.",
-        "*Per core*: processor time of the loop over that of the conversion, which is steady on a",
-        "machine with other work. *Cores*: rate on all cores over that of one process. *Limit*:",
-        "the same of plain loops side by side, which share nothing: what the machine can gain.",
+        "*Per core*: processor time per image of the loop over that of the conversion in one",
+        "process, median and range over pairs of runs, one after the other. *Cores*: rate on all",
+        "cores over that of one process. *Limit*: the same of plain loops side by side, which",
+        "share nothing: what the machine can gain.",
         "",
         "| data set | images/s, loop | images/s, one process | images/s, all cores | per core |"
         " cores | limit |",
@@ -369,13 +389,11 @@ def describe(results: list[dict], facts: dict[str, object]) -> str:
     ]
     for result in results:
         loop, one, many = (result[key] for key in ("loop", "one process", "all cores"))
-        per_core = loop["processor_ms_per_image"] / one["processor_ms_per_image"]
+        ratio = "{median:.2f} x ({min:.2f} to {max:.2f})".format(**result["per_core"])
         cores = many["images_per_second"] / one["images_per_second"]
         limit = result["loops side by side"]["images_per_second"] / loop["images_per_second"]
         rates = " | ".join(f"{r['images_per_second']:.0f}" for r in (loop, one, many))
-        lines.append(
-            f"| {result['dataset']} | {rates} | {per_core:.1f} x | {cores:.2f} x | {limit:.2f} x |"
-        )
+        lines.append(f"| {result['dataset']} | {rates} | {ratio} | {cores:.2f} x | {limit:.2f} x |")
     lines += ["", "| data set | processor ms per image: loop | one process | all cores |"]
     lines += ["| --- | ---: | ---: | ---: |"]
     for result in results:
@@ -402,7 +420,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write .json and .md here")
     parser.add_argument("--machine", default=f"{os.cpu_count()}-core {platform.machine()} machine")
     options = parser.parse_args()
-    cv2.setNumThreads(1)
+    cv2.setNumThreads(1)  # so that forked processes find no pool of threads
     cores = len(os.sched_getaffinity(0))
     load = os.getloadavg()[0]
     results = []

@@ -91,6 +91,8 @@ class Data(Block):
     """Training set: coco_stuff for semantic models, coco_panoptic for panoptic ones."""
     world: World | None
     """The miniature world to draw before anything else; null: the data exist already."""
+    keep_archives: bool = True
+    """false removes downloads after conversion; what you brought yourself always stays."""
 
 
 class TrainInput(Block):

@@ -34,6 +34,7 @@ ALLOWED = {
     "tracking": BASE,
     "losses": {"errors", "config"},
     "modeling": BASE | {"ops", "losses", "data.vocabulary"},
+    "needs": {"config", "data.catalog"},
     "machine": BASE | {"data.catalog", "data.layout"},
     "miniworld": BASE | {"data"},
     "training": BASE | {"ops", "data", "losses", "modeling", "tracking", "evaluation"},

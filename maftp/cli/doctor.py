@@ -11,14 +11,15 @@ def doctor(*, params: ParamFiles = PARAMS) -> None:
     from maftp.data.layout import datasets_root
     from maftp.errors import MaftpError
     from maftp.machine import check_machine
+    from maftp.needs import needs_of
 
     experiment = read_params(params)
     data, sources = experiment.data, []
     # the miniature world draws its archives, and a catalog of them, itself
     catalog = load_catalog(None if data.world else data.catalog)
     if data.world is None:
-        names = {catalog.benchmark(b).dataset for b in experiment.benchmarks} | {data.train}
-        sources = sorted({source for name in names for source in catalog.dataset(name).sources})
+        needs = needs_of(experiment, catalog)
+        sources = [*needs.sources, *needs.released]
     root = datasets_root(data.root)
     found = check_machine(experiment, catalog, root, sources=sources, jobs_run_here=True)
     for finding in found:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -44,16 +45,18 @@ def download(
         local: the file, when you have it already.
     """
     catalog, root = catalog_and_root(read_params(params))
-    _obtain(source, catalog, root, local=local)
+    _obtain(source, catalog, root, params, local=local)
 
 
-def _obtain(name: str, catalog: Catalog, root: Path, *, local: Path | None = None) -> None:
+def _obtain(
+    name: str, catalog: Catalog, root: Path, params: Sequence[Path], *, local: Path | None = None
+) -> None:
     """Fetch an archive unless it is there, and note what it is."""
     from maftp.data.download import fetch
     from maftp.data.layout import archives_dir, obtained_path
     from maftp.files import write_json
 
-    archive = fetch(catalog.obtainable(name), archives_dir(root), local=local)
+    archive = fetch(catalog.obtainable(name), archives_dir(root), local=local, params=params)
     found = {"file": archive.name, "bytes": archive.stat().st_size}
     write_json(obtained_path(root, name), found)
 
@@ -65,13 +68,14 @@ def unpack(source: str, /, *, params: ParamFiles = PARAMS) -> None:
         source: name in the catalog, such as ade20k_challenge.
     """
     from maftp.data.layout import archives_dir
-    from maftp.data.unpack import in_place, unpack_source
+    from maftp.data.unpack import in_place, unpack_source, was_unpacked
 
     catalog, root = catalog_and_root(read_params(params))
     entry = catalog.source(source)
-    if not (in_place(entry, root) or (archives_dir(root) / entry.file).exists()):
-        _obtain(source, catalog, root)  # removed since it was downloaded
-    unpack_source(source, catalog, root)
+    kept = in_place(entry, root) and not was_unpacked(source, root)
+    if not (kept or (archives_dir(root) / entry.file).exists()):
+        _obtain(source, catalog, root, params)  # removed since it was downloaded
+    unpack_source(source, catalog, root, params=params)
 
 
 def convert(
@@ -83,7 +87,9 @@ def convert(
         dataset: name in the catalog, such as ade20k_150.
         jobs: processes; by default one per core.
     """
+    from maftp.data.convert.driver import prepare_process
     from maftp.data.convert.run import convert
 
+    prepare_process()
     catalog, root = catalog_and_root(read_params(params))
     convert(dataset, catalog, root, workers=jobs)

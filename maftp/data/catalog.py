@@ -15,7 +15,15 @@ from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 
 from maftp.errors import DataError
 from maftp.yaml_file import read_yaml
@@ -52,6 +60,12 @@ class Obtainable(_Entry):
     licence: str
     note: str = ""
     registration: str | None = None
+    _name: str = PrivateAttr("NAME")
+
+    @property
+    def name(self) -> str:
+        """Name in the catalog."""
+        return self._name
 
     @property
     def urls(self) -> tuple[str, ...]:
@@ -137,6 +151,8 @@ class Catalog(_Entry):
 
     @model_validator(mode="after")
     def _check(self) -> Catalog:
+        for name, entry in {**self.sources, **self.weights}.items():
+            entry._name = name
         for name, dataset in self.datasets.items():
             for source in dataset.sources:
                 if source not in self.sources:

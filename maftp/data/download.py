@@ -1,15 +1,19 @@
 """Fetch one source: resumed, retried, from its mirrors in turn, verified before it gets its name.
 
 What is there of a file is kept as `.part`; the finished one is compared with its published digests,
-or, when there are none, with the digest recorded at the first download (`{file}.sha256`).
+or, when there are none, with the digest recorded at the first download (`{file}.sha256`). What came
+from the network is noted (`{file}.downloaded.json`): nothing else is ever removed.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import re
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from maftp.data.catalog import Obtainable, Source
@@ -23,6 +27,7 @@ from maftp.lock import locked
 logger = logging.getLogger(__name__)
 
 _CHUNK = 1 << 20
+_OFFICIAL = ["params.yaml", "workflow/experiments/maftp_base.yaml"]
 
 
 def fetch(
@@ -31,6 +36,7 @@ def fetch(
     *,
     local: Path | None = None,
     patience: Patience | None = None,
+    params: Sequence[Path] = (),
 ) -> Path:
     """Return the verified file of `source` in folder `archives`, fetched when it is not there.
 
@@ -41,6 +47,7 @@ def fetch(
         archives: folder for downloads.
         local: the file when the user has it already; linked or copied.
         patience: how often to try again.
+        params: parameter files that an advised command names.
 
     Raises:
         DownloadError: the source needs registration, no address works, the disk is too small, or a
@@ -48,21 +55,23 @@ def fetch(
     """
     target = archives / source.file
     with locked(archives / f".{source.file}.lock"):
-        if target.exists() and local is None:
+        if target.exists() and (local is None or local.exists() and target.samefile(local)):
             verify(source, target)
             return target
         part = archives / f"{source.file}.part"
         if local is not None:
             take_local(local, part)
             _accept(source, part, target)
+            downloaded_path(target).unlink(missing_ok=True)
             return target
         if not source.urls:
-            raise DownloadError(registration_message(source, target))
+            raise DownloadError(registration_message(source, archives, params))
         failures = []
         for url in source.urls:
             try:
                 transfer(url, part, source, patience or Patience())
                 _accept(source, part, target)
+                _note_download(target, url)
                 return target
             except FullDiskError:
                 raise
@@ -74,14 +83,53 @@ def fetch(
         )
 
 
-def registration_message(source: Obtainable, target: Path) -> str:
-    """Say what to ask for, where, and where to put it."""
+def registration_message(source: Obtainable, archives: Path, params: Sequence[Path] = ()) -> str:
+    """Say what to ask for, where, where to put it, and the command that takes it.
+
+    Args:
+        source: entry of the catalog.
+        archives: folder for downloads.
+        params: parameter files in use; none stands for the official data.
+    """
+    target = (archives / source.file).resolve()
+    root = target.parent.parent
     unpacked = isinstance(source, Source) and source.unpack is not None
-    where = f" (or unpack it so that {source.makes[0]} exists)" if unpacked else ""
+    where = f" (or unpack it so that {root / source.makes[0]} exists)" if unpacked else ""
+    files = [os.path.relpath(file) for file in params] or _OFFICIAL
+    words = ["maftp", "download", source.name, "--from", str(target), "--params", *files]
     return (
-        f"{source.title} is given out on registration only: ask at {source.registration}, then put"
-        f" {source.file} at {target}{where} and run this again"
+        f"{source.title} is given out on registration only: ask at {source.registration}, save it"
+        f" as {target}{where} and run this again, or"
+        f" `DETECTRON2_DATASETS={shlex.quote(str(root))} {shlex.join(words)}`, naming after --from"
+        " where you have it"
     )
+
+
+def is_downloaded(path: Path) -> bool:
+    """Tell whether a file is the one that was downloaded, not one that the user has put there."""
+    note = downloaded_path(path)
+    return note.exists() and path.exists() and note.read_text() == _identity(path)
+
+
+def downloaded_path(path: Path) -> Path:
+    """Return the note of a download."""
+    return path.with_name(f"{path.name}.downloaded.json")
+
+
+def _note_download(path: Path, url: str) -> None:
+    """Note that a file came from the network; one of this machine's disks is its owner's."""
+    note = downloaded_path(path)
+    if url.startswith("file:"):
+        note.unlink(missing_ok=True)
+    else:
+        with atomic_path(note) as temporary:
+            temporary.write_text(_identity(path))
+
+
+def _identity(path: Path) -> str:
+    """Return what changes when another file takes the name."""
+    found = path.stat()
+    return json.dumps({"bytes": found.st_size, "mtime_ns": found.st_mtime_ns}) + "\n"
 
 
 def verify(source: Obtainable, path: Path, *, record: Path | None = None) -> str:

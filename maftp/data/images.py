@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -80,7 +81,7 @@ PICTURE = Wording(
 
 @contextmanager
 def opened(
-    source: Path | io.BytesIO, wording: Wording, *, name: str | None = None
+    source: Path | io.BytesIO, wording: Wording, *, name: str | None = None, whole: bool = False
 ) -> Iterator[Image.Image]:
     """Open an image; whatever its decoder raises becomes one sentence.
 
@@ -88,6 +89,7 @@ def opened(
         source: path, or contents.
         wording: what the sentences advise.
         name: what they call the image; None takes the path.
+        whole: read the file once, into `fp` of what is yielded; otherwise as its decoder asks.
 
     Raises:
         DataError: it is missing, damaged, no image, or holds more pixels than Pillow takes.
@@ -96,6 +98,8 @@ def opened(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of metadata that is damaged, or of many pixels
+            if whole and isinstance(source, Path):
+                source = io.BytesIO(source.read_bytes())
             with Image.open(source, formats=FORMATS) as image:
                 if image.format == "PNG":
                     _check_chunks(source)
@@ -128,7 +132,7 @@ def read_label(path: Path, *, modes: tuple[str, ...] = ("L", "P", "I;16")) -> np
     Raises:
         DataError: the file is missing, damaged, or of another mode than `modes`.
     """
-    with opened(path, _LABEL) as image:
+    with opened(path, _LABEL, whole=True) as image:
         if image.mode not in modes:
             raise DataError(
                 f"{path}: label map of mode {image.mode}, expected {' or '.join(modes)}; replace"
@@ -136,7 +140,8 @@ def read_label(path: Path, *, modes: tuple[str, ...] = ("L", "P", "I;16")) -> np
             )
         if image.format == "PNG" and image.tile and image.tile[0][3] == "RGB":  # 8 bits
             # Checksums were compared, so the faster decoder cannot take a damaged file.
-            found = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR_RGB)
+            data = np.frombuffer(image.fp.getbuffer(), np.uint8)
+            found = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
             if found is not None:
                 return found
         return np.asarray(image)
@@ -297,9 +302,15 @@ def encode_png(label: np.ndarray, *, comment: str | None = None) -> bytes:
 
 def encode_tiff(label: np.ndarray) -> bytes:
     """Encode a u16 label map (H, W) as a single-page uncompressed 16-bit TIFF."""
+    return _tiff_start(*label.shape) + label.astype("<u2", copy=False).tobytes()
+
+
+@lru_cache(maxsize=1024)
+def _tiff_start(height: int, width: int) -> bytes:
+    """Return what Pillow writes before the pixels, in a fifth of an image's time of conversion."""
     buffer = io.BytesIO()
-    Image.fromarray(label).save(buffer, format="TIFF")
-    return buffer.getvalue()
+    Image.new("I;16", (width, height)).save(buffer, format="TIFF")
+    return buffer.getvalue()[: -2 * height * width]
 
 
 def write_bytes(path: Path, data: bytes) -> str:

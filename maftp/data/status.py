@@ -9,8 +9,10 @@ from pathlib import Path
 
 from maftp.data.catalog import Catalog, Obtainable
 from maftp.data.inventory import holdings
-from maftp.data.layout import archives_dir, manifest_path, stamp_path
-from maftp.data.unpack import in_place
+from maftp.data.layout import archives_dir, manifest_path
+from maftp.data.unpack import in_place, was_unpacked
+
+_THERE = ("unpacked", "archive removed", "put in place")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +22,8 @@ class FileStatus:
     name: str
     state: str
     """missing, missing (registration), partly downloaded, not verified (an archive put there by
-    hand), verified (a download whose digest was checked), unpacked (after the same check), or put
-    in place (contents without an archive)."""
+    hand), verified (a download whose digest was checked), unpacked (after the same check), archive
+    removed (since then), or put in place (contents without an archive)."""
     bytes: int
     """Of the archive on this disk."""
     note: str = ""
@@ -30,7 +32,7 @@ class FileStatus:
     @property
     def there(self) -> bool:
         """Tell whether its contents are in place."""
-        return self.state in ("unpacked", "put in place")
+        return self.state in _THERE
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +77,9 @@ def source_status(name: str, catalog: Catalog, root: Path) -> FileStatus:
     archive = archives_dir(root) / source.file
     size = archive.stat().st_size if archive.exists() else 0
     if in_place(source, root):
-        unpacked = stamp_path(root, name).exists() and size > 0
-        return FileStatus(name, "unpacked" if unpacked else "put in place", size)
+        if not was_unpacked(name, root):
+            return FileStatus(name, "put in place", size)
+        return FileStatus(name, "unpacked" if size else "archive removed", size)
     return file_status(name, source, root)
 
 

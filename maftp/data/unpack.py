@@ -23,7 +23,7 @@ from typing import IO
 from maftp.data.catalog import Catalog, Source
 from maftp.data.download import record_path, registration_message, verify
 from maftp.data.images import link_or_copy
-from maftp.data.layout import archives_dir, stamp_path
+from maftp.data.layout import archives_dir, read_note, stamp_path
 from maftp.data.space import FullDiskError, check_space, full_disk_named
 from maftp.errors import DataError, DownloadError
 from maftp.files import atomic_path, write_json
@@ -56,10 +56,16 @@ _ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")
 _CHUNK = 1 << 20
 
 
-def unpack_source(name: str, catalog: Catalog, root: Path) -> Path:
+def unpack_source(name: str, catalog: Catalog, root: Path, *, params: Sequence[Path] = ()) -> Path:
     """Put a downloaded source in its place below `root` and return the stamp that says so.
 
     When there is no archive and the user has put its contents in place, only the stamp is written.
+
+    Args:
+        name: name in the catalog.
+        catalog: knows the source.
+        root: datasets root.
+        params: parameter files that an advised command names.
 
     Raises:
         DownloadError: the archive is missing, damaged or not the one of the catalog.
@@ -74,8 +80,9 @@ def unpack_source(name: str, catalog: Catalog, root: Path) -> Path:
             return stamp
         if not archive.exists():
             hint = f"download it first (maftp download {name})"
-            missing = registration_message(source, archive) if source.registration else hint
-            raise DownloadError(f"{archive}: no such file; {missing}")
+            if source.registration:
+                hint = registration_message(source, archive.parent, params)
+            raise DownloadError(f"{archive}: no such file; {hint}")
         digest = verify(source, archive)
         _remove_other_version(name, source, root, digest)
         if source.place is not None:
@@ -115,6 +122,17 @@ def _set_aside_on_error(source: Source, archive: Path, digest: str) -> Iterator[
 def in_place(source: Source, root: Path) -> bool:
     """Tell whether everything that a source makes is there."""
     return all((root / path).exists() for path in source.makes)
+
+
+def was_unpacked(name: str, root: Path) -> bool:
+    """Tell whether contents came out of an archive: the stamp of others has no digest.
+
+    Raises:
+        DataError: the stamp is damaged.
+    """
+    stamp = stamp_path(root, name)
+    mend = f"delete it and run 'maftp unpack {name}' again"
+    return stamp.exists() and read_note(stamp, "sha256", mend=mend)["sha256"] is not None
 
 
 def unpack(archive: Path, target: Path, *, nested: Sequence[str] = ()) -> int:

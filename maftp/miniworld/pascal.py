@@ -17,8 +17,11 @@ from maftp.miniworld.label_spaces import LabelSpace, pascal_ctx_59, pascal_ctx_4
 from maftp.miniworld.packing import jpeg, png, tar_bytes, tar_gz_bytes
 from maftp.miniworld.scenes import Scene, Style
 from maftp.miniworld.splits import Split, draw_split
+from maftp.miniworld.words import Thing
 
 _BORDER = 255
+_ANNOTATIONS = ("segmentation", "boundary", "occlusion")
+"""Lists of PASCAL in Detail."""
 _PORTRAITS = Style(
     things=(), stuff=(), count=(1, 2), size=(0.42, 0.64), middle=0.4, jitter=0.05, grain=0.02
 )
@@ -80,18 +83,18 @@ def context_archives(*, seed: int, train_images: int, val_images: int) -> dict[s
     pictures = draw_split(split, count=train_images + val_images, seed=(seed, 50))
     images: dict[str, bytes] = {}
     maps = {"labels.txt": "".join(f"{r.code}: {r.names[0]}\n" for r in fine.rows).encode()}
-    records: dict[str, list[Any]] = {"images": [], "annos_segmentation": []}
+    records: dict[str, list[Any]] = {"images": [], **{f"annos_{name}": [] for name in _ANNOTATIONS}}
     for number, picture in enumerate(pictures, start=1):
         stem = f"2010_{number:06d}"
         phase = "train" if number <= train_images else "val"
         images[f"{root}/JPEGImages/{stem}.jpg"] = jpeg(picture.scene.image)
         maps[f"trainval/{stem}.mat"] = _mat(fine.label_map(picture.scene, unlabelled=0))
         _add_records(records, picture.scene, coarse, stem, phase)
-    categories = [{"id": r.code, "name": r.names[0]} for r in coarse.rows]
+    details = {"info": {"description": "miniature world"}, **records, **_categories(coarse)}
     return {
         "VOCtrainval_03-May-2010.tar": tar_bytes(images),
         "trainval.tar.gz": tar_gz_bytes(maps),
-        "trainval_merged.json": json.dumps(records | {"categories": categories}).encode(),
+        "trainval_merged.json": json.dumps(details).encode(),
     }
 
 
@@ -104,10 +107,31 @@ def _mat(label: NDArray[np.uint16]) -> bytes:
     return bytes(data)
 
 
+def _categories(space: LabelSpace) -> dict[str, list[dict[str, Any]]]:
+    """Return the classes, and the parts of things: each has one, its rim, of the same number."""
+    things = [row.code for row in space.rows if row.isthing]
+    return {
+        "categories": [
+            {
+                "category_id": row.code,
+                "name": row.names[0],
+                "onlysemantic": int(not row.isthing),
+                "parts": [row.code] if row.isthing else [],
+            }
+            for row in space.rows
+        ],
+        "parts": [{"part_id": code, "category_id": code, "name": "rim"} for code in things],
+    }
+
+
 def _add_records(
     records: dict[str, list[Any]], scene: Scene, space: LabelSpace, stem: str, phase: str
 ) -> None:
-    """Append a picture and its segments: stuff with what stands on it, then things over it."""
+    """Append a picture and its segments: stuff with what stands on it, then things over it.
+
+    A mask per picture of all outlines, and one of those of things, stand for PASCAL in Detail's
+    boundaries and occlusions.
+    """
     height, width = scene.stuff.shape
     image_id = int(stem.replace("_", ""))
     records["images"].append(
@@ -126,22 +150,37 @@ def _add_records(
             hole |= instance.mask
     regions = [(name, (scene.stuff == i) & ~hole) for i, name in enumerate(scene.stuff_names)]
     things = [(instance.thing, instance.mask) for instance in scene.instances]
+    boundary, occlusion = np.zeros((2, height, width), bool)
     for member, mask in [*regions, *things]:
         code = space.code(member)
         if code is None or not mask.any():
             continue
-        rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+        rim, isthing = _rim(mask), isinstance(member, Thing)
+        boundary |= rim
+        occlusion |= rim & isthing
+        parts = [{"part_id": code, "segmentation": _run_lengths(rim)}] if isthing else []
         records["annos_segmentation"].append(
             {
                 "id": len(records["annos_segmentation"]) + 1,
                 "image_id": image_id,
                 "category_id": code,
-                "segmentation": {
-                    "size": list(rle["size"]),
-                    "counts": rle["counts"].decode("ascii"),
-                },
+                "segmentation": _run_lengths(mask),
                 "area": int(mask.sum()),
                 "bbox": bounding_box(mask),
                 "iscrowd": 0,
+                "parts": parts,
             }
         )
+    for name, mask in (("boundary", boundary), ("occlusion", occlusion)):
+        found = records[f"annos_{name}"]
+        found.append({"id": len(found) + 1, "image_id": image_id, name: _run_lengths(mask)})
+
+
+def _rim(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the outermost pixels of a mask (H, W)."""
+    return mask & (cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8)) == 0)
+
+
+def _run_lengths(mask: NDArray[np.bool_]) -> dict[str, Any]:
+    code = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {"size": list(code["size"]), "counts": code["counts"].decode("ascii")}

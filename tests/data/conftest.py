@@ -3,9 +3,14 @@
 import hashlib
 import io
 import json
+import re
 import shutil
 import tarfile
+import threading
 import zipfile
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -276,6 +281,29 @@ def write_world(served, seed=0):
     overlay = served / "sources.yaml"
     overlay.write_text(yaml.safe_dump({"sources": sources, "datasets": datasets}))
     return overlay
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Serves a folder without a word."""
+
+    def log_message(self, *arguments):
+        pass
+
+
+@contextmanager
+def on_the_web(overlay):
+    """Serve the folder of an overlay on the loopback device, where its addresses lead then."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=overlay.parent)) as server:
+        address = f"http://127.0.0.1:{server.server_address[1]}"
+        before = r"file://\{here\}|http://127\.0\.0\.1:\d+"
+        overlay.write_text(re.sub(before, address, overlay.read_text()))
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield address
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @pytest.fixture(scope="session")

@@ -2,17 +2,23 @@
 
 import hashlib
 import multiprocessing
+import os
+import re
 import shutil
+import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from maftp.data import space
 from maftp.data.catalog import Source, load_catalog
-from maftp.data.download import fetch, record_path, verify
+from maftp.data.download import fetch, is_downloaded, record_path, verify
 from maftp.data.transfer import Patience
+from maftp.data.unpack import unpack_source
 from maftp.errors import DownloadError
 
 DATA = np.random.default_rng(0).bytes(300_000)
@@ -101,7 +107,7 @@ def source(*urls, **fields):
 
 
 def leftovers(folder):
-    return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
+    return sorted(path.name for path in folder.iterdir() if path.suffix not in (".lock", ".json"))
 
 
 def test_a_plain_download(server, tmp_path):
@@ -268,12 +274,67 @@ def test_a_file_of_the_user_is_taken_and_verified(tmp_path):
     assert mine.exists() and (tmp_path / "archives/data.bin").read_bytes() == DATA
 
 
+def test_what_came_from_the_network_is_known(server, tmp_path):
+    there, mine = tmp_path / "archives/data.bin", tmp_path / "mine.bin"
+    mine.write_bytes(DATA)
+    assert not is_downloaded(there)
+    fetch(source(f"{server.url}/plain"), there.parent)
+    assert is_downloaded(there)
+    fetch(source(f"{server.url}/plain"), there.parent)
+    assert is_downloaded(there)
+    fetch(source(f"{server.url}/plain"), there.parent, local=mine)
+    assert not is_downloaded(there)
+
+
+def test_what_the_user_put_in_the_place_of_a_download_is_known(server, tmp_path):
+    there = tmp_path / "data.bin"
+    fetch(source(f"{server.url}/plain"), tmp_path)
+    there.unlink()
+    there.write_bytes(DATA)
+    os.utime(there, ns=(0, 0))
+    assert not is_downloaded(there)
+
+
+@pytest.mark.parametrize("put_before", [True, False])
+def test_what_a_mirror_of_the_user_has_is_no_download(put_before, tmp_path):
+    there, mine = tmp_path / "archives/data.bin", tmp_path / "data.bin"
+    mine.write_bytes(DATA)
+    if put_before:
+        there.parent.mkdir()
+        there.write_bytes(DATA)
+    assert fetch(source(mine.as_uri()), there.parent) == there
+    assert not is_downloaded(there)
+
+
 def test_registration_is_explained_once_and_wholly(tmp_path):
     with pytest.raises(DownloadError) as caught:
-        fetch(source(registration="https://ask.here"), tmp_path)
+        fetch(source(registration="https://ask.here"), tmp_path / "archives")
     message = str(caught.value)
-    for part in ("Test data", "https://ask.here", str(tmp_path / "data.bin"), "data exists"):
+    place = tmp_path / "archives/data.bin"
+    for part in ("Test data", "https://ask.here", str(place), f"{tmp_path / 'data'} exists"):
         assert part in message
+
+
+@pytest.mark.parametrize("step", ["fetch", "unpack"])
+def test_the_command_that_hands_over_a_registered_archive_works_as_written(step, tmp_path):
+    """The library's own error, which knows no parameter files, in the project's folder."""
+    root, catalog = tmp_path / "my data", load_catalog()
+    archive = root / "archives/ADE20K_2021_17_01.zip"
+    with pytest.raises(DownloadError) as caught:
+        if step == "fetch":
+            fetch(catalog.source("ade20k_full"), archive.parent)
+        else:
+            unpack_source("ade20k_full", catalog, root)
+    (command,) = re.findall("`(.+?)`", str(caught.value))
+    assert f"--from '{archive}'" in command
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    archive.write_bytes(DATA)
+    folders = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    project = Path(__file__).resolve().parents[2]
+    environment = os.environ | {"PATH": folders}
+    subprocess.run(["bash", "-c", command], check=True, cwd=project, env=environment)
+    assert archive.read_bytes() == DATA and (archive.parent / "ade20k_full.obtained.json").exists()
+    assert not list(archive.parent.glob("*.part"))
 
 
 def test_a_disk_without_room(server, tmp_path, monkeypatch):

@@ -127,10 +127,11 @@ class Desk:
         return ends[0]
 
     def files(self):
+        changing = (".lock", ".repairs", ".downloaded.json")  # the last holds a time
         return {
             str(path.relative_to(self.root)): path.read_bytes()
             for path in self.root.rglob("*")
-            if path.is_file() and not path.name.endswith((".lock", ".repairs"))
+            if path.is_file() and not path.name.endswith(changing)
         }
 
 

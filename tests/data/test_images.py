@@ -1,3 +1,4 @@
+import io
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,14 @@ from maftp.data.images import (
 from maftp.errors import DataError
 
 CASES = Path(__file__).parent / "cases" / "pictures"
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (37, 11), (11, 37)])
+def test_a_tiff_has_the_bytes_that_pillow_writes(shape):
+    for label in np.random.default_rng(0).integers(0, 2**16, (2, *shape), dtype=np.uint16):
+        buffer = io.BytesIO()
+        Image.fromarray(label).save(buffer, format="TIFF")
+        assert encode_tiff(label) == buffer.getvalue()
 
 
 def test_labels_come_back_as_written(tmp_path):

@@ -147,11 +147,27 @@ def test_voc(world):
 def test_pascal_context(world):
     maps = members(world / "trainval.tar.gz")
     records = json.loads((world / "trainval_merged.json").read_text())
+    lists = {f"annos_{name}" for name in ("segmentation", "boundary", "occlusion")}
+    assert records.keys() == {"info", "images", "categories", "parts"} | lists
     val = [image for image in records["images"] if image["phase"] == "val"]
     assert len(val) == 3
     fine = {row.code for row in label_spaces.pascal_ctx_459().rows}
     coarse = {row.code: row for row in label_spaces.pascal_ctx_59().rows}
     by_code = {row.code: row for row in label_spaces.pascal_ctx_459().rows}
+    assert {c["category_id"]: c["name"] for c in records["categories"]} == {
+        code: row.names[0] for code, row in coarse.items()
+    }
+    known = {part["part_id"]: part["category_id"] for part in records["parts"]}
+    for entry in records["annos_segmentation"]:
+        mask = coco_mask.decode(entry["segmentation"])
+        for part in entry["parts"]:
+            assert known[part["part_id"]] == entry["category_id"]
+            assert not (coco_mask.decode(part["segmentation"]) & ~mask).any()
+    for image in records["images"]:
+        size = [image["height"], image["width"]]
+        for name in ("boundary", "occlusion"):
+            (entry,) = (e for e in records[f"annos_{name}"] if e["image_id"] == image["image_id"])
+            assert entry[name]["size"] == size and coco_mask.decode(entry[name]).any()
     assert maps["labels.txt"].decode().splitlines()[0] == "1: crimson sphere"
     for image in val:
         stem = image["file_name"].removesuffix(".jpg")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from pathlib import Path
 
 import pytest
 import yaml
+from rich.filesize import decimal
 
 from maftp.config import load_params
 from maftp.data.catalog import load_catalog
@@ -15,8 +17,8 @@ from maftp.data.convert.run import convert
 from maftp.data.download import fetch
 from maftp.data.layout import archives_dir
 from maftp.data.unpack import unpack_source
-from tests.data.conftest import write_world
-from tests.workflow.conftest import ROOT, Checkout
+from tests.data.conftest import on_the_web, write_world
+from tests.workflow.conftest import BIN, ROOT, Checkout
 
 pytestmark = pytest.mark.slow
 
@@ -127,8 +129,8 @@ def times(root: Path) -> dict[Path, int]:
     return {path.relative_to(root): path.stat().st_mtime_ns for path in files}
 
 
-def assert_nothing_to_do(checkout: Checkout) -> None:
-    done = checkout.snakemake("-n", "datasets", params=["tiny.yaml"])
+def assert_nothing_to_do(checkout: Checkout, *params: str) -> None:
+    done = checkout.snakemake("-n", "datasets", params=params or ["tiny.yaml"])
     assert "Nothing to be done" in done.stdout + done.stderr
 
 
@@ -218,3 +220,65 @@ def test_no_change_removes_an_archive_that_the_user_brought(tiny, tmp_path, monk
         for path, (inode, content) in brought.items():
             assert path.exists() and path.stat().st_ino == inode, change
             assert path.read_bytes() == content, change
+
+
+@pytest.mark.parametrize("tiny", [["PAS-20", "A-150"]], indirect=True, ids=["both"])
+def test_downloaded_archives_go_once_they_are_converted(tiny, tmp_path, monkeypatch):
+    root, served = tmp_path / "data", tiny.path / "served"
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(root))
+    (tiny.path / "spare.yaml").write_text("data: {keep_archives: false}")
+    spare = ["tiny.yaml", "spare.yaml"]
+    brought = root / "archives/ADEChallengeData2016.zip"
+    brought.parent.mkdir(parents=True)
+    shutil.copy(served / brought.name, brought)
+    gone = [served / name for name in ("VOCtrainval_11-May-2012.tar", "annotations_instance.tar")]
+    freed = decimal(sum(archive.stat().st_size for archive in gone))
+    with on_the_web(served / "sources.yaml"):
+        done = tiny.snakemake("datasets", params=spare)
+    said = re.findall("removed .*", done.stdout + done.stderr)
+    assert said == [f"removed 2 archives after conversion: {freed} freed"]
+    assert not any(brought.with_name(archive.name).exists() for archive in gone)
+    assert brought.exists()
+    assert_nothing_to_do(tiny, *spare)
+    assert_nothing_to_do(tiny)
+    words = ["--params", "params.yaml", *spare]
+    status = tiny.maftp("data", "status", "pascal_voc_20", *words).stdout
+    assert "archive removed: voc2012" in status
+    assert "pascal_voc_20: sound" in tiny.maftp("data", "verify", *words).stdout
+    raw = root / "VOCdevkit/VOC2012/SegmentationClass/2008_000001.png"
+    raw.unlink()
+    with on_the_web(served / "sources.yaml"):
+        tiny.maftp("unpack", "voc2012", *words)  # brings the archive again
+    again = brought.with_name(gone[0].name)
+    assert raw.exists() and again.exists()
+    again.unlink()
+    assert_nothing_to_do(tiny, *spare)
+    before = times(root)
+    write_world(served, seed=1)  # new versions; the instance maps are the same
+    with on_the_web(served / "sources.yaml"):
+        brought.unlink()
+        planned = plan(tiny, "datasets", "tiny.yaml")
+        assert {gone[0].name, brought.name} <= set(planned["Download"])
+        assert gone[1].name not in planned["Download"]
+        done = tiny.snakemake("datasets", params=spare)
+        assert "removed 2 archives after conversion" in done.stdout + done.stderr
+    label = Path("VOCdevkit/VOC2012/annotations_ovs/val/2008_000001.png")
+    assert times(root)[label] != before[label]
+    assert_nothing_to_do(tiny, *spare)
+
+
+def test_the_command_that_hands_over_a_registered_archive_works_as_written(checkout, monkeypatch):
+    monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
+    experiment = "workflow/experiments/maftp_base.yaml"
+    archive = checkout.path / "datasets/archives/ADE20K_2021_17_01.zip"
+    done = checkout.snakemake("-n", "datasets", params=[experiment])
+    (command,) = re.findall("`(DETECTRON2_DATASETS=.+?)`", done.stdout + done.stderr)
+    assert f"--from {archive} --params params.yaml {experiment}" in command
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    archive.write_bytes(b"what the registered user was given")
+    monkeypatch.setenv("PATH", f"{BIN}:{os.environ['PATH']}")
+    checkout.run("bash", "-c", command)
+    assert archive.with_name("ade20k_full.obtained.json").exists()
+    done = checkout.snakemake("-n", "datasets", params=[experiment])
+    assert "registration" not in done.stdout + done.stderr
+    assert archive.name not in plan(checkout, "datasets", experiment)["Download"]

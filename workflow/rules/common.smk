@@ -5,6 +5,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from rich.filesize import decimal
 from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import ExecMode
 
@@ -13,9 +14,11 @@ from maftp.credentials import cleaned
 from maftp.data import inventory, layout
 from maftp.data.catalog import load_catalog
 from maftp.data.download import registration_message
+from maftp.data.removal import remove_archives
 from maftp.data.unpack import in_place
 from maftp.errors import MaftpError, ParamsError
 from maftp.machine import check_machine
+from maftp.needs import needs_of
 from maftp.tracking import job_records
 from maftp.tracking.source import code_digest, code_mark
 from maftp.yaml_file import freeze, is_frozen
@@ -139,44 +142,11 @@ ABLATION_BENCHMARKS = list(
 )
 ABLATION_SEEDS = list((PARAMS.ablations.seeds if HAS_GRID else None) or PARAMS.seeds)
 TRAINED = [v for v in PARAMS.variants if PARAMS.for_variant(v).weights is None]
-SCORED = list(dict.fromkeys([*BENCHMARKS, *ABLATION_BENCHMARKS]))
-EVALUATED = list(dict.fromkeys(CATALOG.benchmarks[name].dataset for name in SCORED))
 VALIDATION = PARAMS.train.validation if TRAINED else None
-VALIDATED = [CATALOG.benchmark(VALIDATION.benchmark).dataset] if VALIDATION else []
-NEEDED = list(
-    dict.fromkeys([*([PARAMS.data.train] if TRAINED else []), *VALIDATED, *EVALUATED])
-)
-TRAINING_NAMES = CATALOG.source_of_vocabulary(
-    CATALOG.datasets[PARAMS.data.train].vocabulary
-)
-# `datasets` brings the panoptic and instance ground truth of the evaluated images as well.
-SCORED_IMAGES = {
-    split.images
-    for name in EVALUATED
-    for split in CATALOG.datasets[name].splits.values()
-}
-DATASETS = NEEDED + [
-    name
-    for name, entry in CATALOG.datasets.items()
-    if name not in NEEDED
-    and entry.kind != "semantic"
-    and any(split.images in SCORED_IMAGES for split in entry.splits.values())
-]
-RELEASED = {
-    Path(weights).stem: variant
-    for variant in PARAMS.variants
-    if (weights := PARAMS.for_variant(variant).weights or "").startswith(
-        "weights/released/"
-    )
-}
-SOURCES = list(
-    dict.fromkeys(
-        [
-            *(s for name in DATASETS for s in CATALOG.datasets[name].sources),
-            TRAINING_NAMES,
-        ]
-    )
-)
+NEEDS = needs_of(PARAMS, CATALOG)
+SCORED, NEEDED, VALIDATED = NEEDS.scored, NEEDS.datasets, NEEDS.validated
+SOURCES, RELEASED, TRAINING_NAMES = NEEDS.sources, NEEDS.released, NEEDS.training_names
+DATASETS = NEEDED + NEEDS.kin
 
 
 def tell_what_needs_registration():
@@ -186,16 +156,14 @@ def tell_what_needs_registration():
     """
     for name in [] if PARAMS.data.world else SOURCES:
         entry = CATALOG.source(name)
-        archive = layout.archives_dir(ROOT) / entry.file
-        there = archive.exists() or in_place(entry, ROOT)
+        archives = layout.archives_dir(ROOT)
+        there = (archives / entry.file).exists() or in_place(entry, ROOT)
         if entry.urls or there or inventory.is_needless(name, CATALOG, DATASETS, ROOT):
             continue
         without = [b for b in BENCHMARKS if name not in sources_of(b)]
-        files = " ".join(shlex.quote(os.path.relpath(file)) for file in PARAM_FILES)
         logger.warning(
-            f"{registration_message(entry, archive)}, or hand it over with `maftp download {name} "
-            f"--from FILE --params {files}`. All that does without it is made first. To leave it "
-            f"out: benchmarks: [{', '.join(without)}]"
+            f"{registration_message(entry, archives, PARAM_FILES)}. All that does without it is "
+            f"made first. To leave it out: benchmarks: [{', '.join(without)}]"
         )
         if workflow.execution_settings is not None:  # None in a dry run
             workflow.execution_settings.keep_going = True
@@ -230,11 +198,26 @@ def stop_where_the_machine_lacks_something():
         )
 
 
+def is_converted(dataset):
+    """Tell whether a conversion was finished."""
+    return layout.manifest_path(ROOT, dataset).exists()
+
+
+def remove_spent_archives(datasets):
+    """Remove what was downloaded for these data sets once all are converted, when told to."""
+    if PARAMS.data.keep_archives:
+        return
+    removed = remove_archives(datasets, CATALOG, Path(ROOT))
+    if removed:
+        archives = "1 archive" if len(removed) == 1 else f"{len(removed)} archives"
+        freed = decimal(sum(removed.values()))
+        logger.info(f"removed {archives} after conversion: {freed} freed")
+
+
 # An evaluation takes the first GPU it sees: on this machine one runs after the other, whatever
 # --cores is. On a cluster each job sees a GPU of its own.
 if workflow.local_exec:
     workflow.register_resource("first_gpu", 1)
-
 
 # Results that DVC brought bring Snakemake's records of their jobs along. What a killed run made is
 # noted here, as it ended without the handlers of the Snakefile.

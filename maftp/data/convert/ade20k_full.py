@@ -76,13 +76,13 @@ def canonical_table(ids: Sequence[int]) -> str:
 
 
 def class_ids(codes: np.ndarray) -> np.ndarray:
-    """Return floor(R / 10) * 256 + G of `_seg.png` pixels (..., 3) u8 as int32; 0 is unlabelled."""
-    return (codes[..., 0] // 10).astype(np.int32) << 8 | codes[..., 1]
+    """Return floor(R / 10) * 256 + G of `_seg.png` pixels (..., 3) u8 as u16; 0 is unlabelled."""
+    return (codes[..., 0] // 10).astype(np.uint16) << 8 | codes[..., 1]
 
 
 def class_table(ids: Sequence[int]) -> np.ndarray:
-    """Return the training index of every possible class id, (6656,) u16; all others are ignored."""
-    table = np.full(_CODES, IGNORE, np.uint16)
+    """Return the training index of every u16 class id, (65536,) u16; all others are ignored."""
+    table = np.full(2**16, IGNORE, np.uint16)
     table[list(ids)] = np.arange(len(ids), dtype=np.uint16)
     return table
 
@@ -96,15 +96,6 @@ def shrunk_size(height: int, width: int) -> tuple[int, int]:
     return height, width
 
 
-def nearest_source(size: int, shrunk: int) -> np.ndarray:
-    """Return OpenCV's nearest source index for every target index: floor(d / (shrunk / size)).
-
-    The scale is inverted twice in double precision, as OpenCV does; integer arithmetic differs.
-    """
-    step = 1 / (shrunk / size)
-    return np.minimum(np.floor(np.arange(shrunk) * step), size - 1).astype(np.intp)
-
-
 def shrink_image(image: np.ndarray) -> np.ndarray:
     """Return the (H, W, 3) u8 image at the size of `shrunk_size`, by OpenCV's bilinear rule."""
     height, width = shrunk_size(*image.shape[:2])
@@ -114,13 +105,15 @@ def shrink_image(image: np.ndarray) -> np.ndarray:
 
 
 def shrink_label(codes: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """Return the label map (h, w) u16 of `_seg.png` pixels (H, W, 3), size by `shrunk_size`."""
-    height, width = codes.shape[:2]
-    shrunk = shrunk_size(height, width)
-    if shrunk != (height, width):
-        rows, columns = nearest_source(height, shrunk[0]), nearest_source(width, shrunk[1])
-        codes = codes[rows].take(columns, axis=1)  # four times as fast as both at once
-    return np.take(table, class_ids(codes))
+    """Return the label map (h, w) u16 of `_seg.png` pixels (H, W, 3), size by `shrunk_size`.
+
+    `table` is one of `class_table`. Target index d comes from floor(d * (1 / (shrunk / size))) in
+    doubles: OpenCV's rule.
+    """
+    height, width = shrunk_size(*codes.shape[:2])
+    if (height, width) != codes.shape[:2]:
+        codes = cv2.resize(codes, (width, height), interpolation=cv2.INTER_NEAREST)
+    return cv2.LUT(class_ids(codes), table)
 
 
 def is_validation(file_name: str) -> bool:

@@ -16,6 +16,7 @@ from json.decoder import WHITESPACE  # type: ignore[attr-defined]
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import scipy.io
 from pycocotools import mask as coco_mask
@@ -146,7 +147,7 @@ def _plain_label_map(data: bytes) -> np.ndarray | None:
     if matrix[40:56] != name or matrix[56:64] != content:
         return None
     values = np.frombuffer(matrix, "<u2", height * width, 64)
-    return np.ascontiguousarray(values.reshape((height, width), order="F"))
+    return cv2.transpose(values.reshape(width, height))  # column by column, in the file
 
 
 def convert_59(conversion: Conversion) -> Outcome:

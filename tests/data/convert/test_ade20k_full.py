@@ -3,7 +3,6 @@ import io
 import json
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,7 +12,6 @@ from maftp.data.convert.ade20k_full import (
     class_ids,
     class_table,
     is_validation,
-    nearest_source,
     parse_id_table,
     shrink_image,
     shrink_label,
@@ -52,13 +50,20 @@ def test_shrunk_size(size, shrunk):
     assert shrunk_size(*size) == shrunk
 
 
-def test_nearest_source_is_opencvs():
+def nearest_source(size, shrunk):
+    """Return floor(d * (1 / (shrunk / size))) in doubles; integer arithmetic differs."""
+    step = 1 / (shrunk / size)
+    return np.minimum(np.floor(np.arange(shrunk) * step), size - 1).astype(int)
+
+
+def test_labels_are_shrunk_by_the_rule_of_the_benchmark():
     rng = np.random.default_rng(0)
-    for size in rng.integers(513, 4000, 40).tolist():
-        line = np.arange(size, dtype=np.int32)[None]
-        shrunk = round(size * 0.37)
-        expected = cv2.resize(line, (shrunk, 1), interpolation=cv2.INTER_NEAREST)[0]
-        assert np.array_equal(nearest_source(size, shrunk), expected)
+    table = np.arange(2**16, dtype=np.uint16)
+    for height, width in rng.integers(513, 2500, (12, 2)).tolist():
+        codes = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        rows, columns = map(nearest_source, (height, width), shrunk_size(height, width))
+        expected = class_ids(codes)[rows][:, columns]
+        assert np.array_equal(shrink_label(codes, table), expected)
 
 
 def test_a_small_image_keeps_its_size():
@@ -129,7 +134,7 @@ def test_real_image(samples):
     named = {entry["name_ndx"] for entry in record["annotation"]["object"]}
     present = set(np.unique(class_ids(codes)).tolist())
     assert present - {0} <= named | {0}
-    identity = np.arange(6656, dtype=np.uint16)
+    identity = np.arange(2**16, dtype=np.uint16)
     ids = shrink_label(codes, identity)
     assert ids.shape == (512, 683)
     counts = {int(i): int(n) for i, n in zip(*np.unique(ids, return_counts=True), strict=True)}
@@ -137,7 +142,7 @@ def test_real_image(samples):
         assert counts[identifier] == SAMPLE_PIXELS[index]
     # the remaining ids are told apart by their number of pixels, which all differ
     index_of_count = {pixels: index for index, pixels in SAMPLE_PIXELS.items() if index != 65535}
-    table = np.full(6656, 65535, np.uint16)
+    table = np.full(2**16, 65535, np.uint16)
     for identifier, pixels in counts.items():
         if pixels in index_of_count:
             table[identifier] = index_of_count[pixels]

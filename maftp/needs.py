@@ -1,0 +1,77 @@
+"""What an experiment needs of the catalog: for the workflow and for `maftp doctor` alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from maftp.config import Params
+from maftp.data.catalog import Catalog
+
+_RELEASED = "weights/released/"
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Names in the catalog, each once."""
+
+    scored: list[str]
+    """Benchmarks."""
+    validated: list[str]
+    """Data sets that are scored during training."""
+    datasets: list[str]
+    """Data sets that training, validation and evaluation read."""
+    kin: list[str]
+    """Panoptic and instance ground truth of the evaluated images, which the target `datasets`
+    brings as well."""
+    training_names: str
+    """Source of the training set's class names, which tell seen classes from unseen ones."""
+    sources: list[str]
+    """Sources of all of these."""
+    released: dict[str, str]
+    """Released weights, and a variant that takes them."""
+
+
+def needs_of(params: Params, catalog: Catalog) -> Needs:
+    """Look up what an experiment needs.
+
+    Raises:
+        DataError: the catalog lacks a benchmark or a data set.
+    """
+    weights = {name: params.for_variant(name).weights for name in params.variants}
+    grid = params.ablations if params.ablations and params.ablations.full in weights else None
+    scored = _once([*params.benchmarks, *((grid and grid.benchmarks) or [])])
+    evaluated = _once(catalog.benchmark(name).dataset for name in scored)
+    trains = None in weights.values()
+    validation = params.train.validation if trains else None
+    validated = [catalog.benchmark(validation.benchmark).dataset] if validation else []
+    datasets = _once([*([params.data.train] if trains else []), *validated, *evaluated])
+    kin = _kin(evaluated, datasets, catalog)
+    names = catalog.source_of_vocabulary(catalog.dataset(params.data.train).vocabulary)
+    sources = [s for name in [*datasets, *kin] for s in catalog.dataset(name).sources]
+    released = {Path(w).stem: v for v, w in weights.items() if (w or "").startswith(_RELEASED)}
+    return Needs(
+        scored=scored,
+        validated=validated,
+        datasets=datasets,
+        kin=kin,
+        training_names=names,
+        sources=_once([*sources, names]),
+        released=released,
+    )
+
+
+def _kin(evaluated: list[str], datasets: list[str], catalog: Catalog) -> list[str]:
+    images = {split.images for name in evaluated for split in catalog.dataset(name).splits.values()}
+    return [
+        name
+        for name, entry in catalog.datasets.items()
+        if name not in datasets
+        and entry.kind != "semantic"
+        and any(split.images in images for split in entry.splits.values())
+    ]
+
+
+def _once(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(names))

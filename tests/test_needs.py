@@ -1,0 +1,36 @@
+"""What an experiment needs: only what it reads."""
+
+from pathlib import Path
+
+import pytest
+
+from maftp.config import load_params
+from maftp.data.catalog import load_catalog
+from maftp.needs import needs_of
+
+ROOT = Path(__file__).resolve().parent.parent
+IMAGES = {"ade20k_challenge", "ade20k_full", "voc2010", "voc2012"}
+
+
+def needs(experiment):
+    params = load_params(ROOT / "params.yaml", ROOT / f"workflow/experiments/{experiment}.yaml")
+    return needs_of(params, load_catalog())
+
+
+def test_released_weights_need_no_training_images():
+    trained, released = needs("maftp_base"), needs("maftp_base_released")
+    assert trained.datasets == ["coco_stuff", *released.datasets] and trained.released == {}
+    assert IMAGES <= set(released.sources) and list(released.released) == ["maftp_b"]
+    # the names of the training set tell seen classes from unseen ones
+    assert released.training_names == "vocabulary_coco_stuff"
+    only = set(trained.sources) - set(released.sources)
+    assert only == {"coco_train2017", "coco_stuffthingmaps"}
+    assert set(released.sources) <= set(trained.sources)
+
+
+@pytest.mark.parametrize("experiment", ["maftp_base", "maftp_large_panoptic_released"])
+def test_each_once(experiment):
+    found = needs(experiment)
+    assert len(set(found.sources)) == len(found.sources)
+    assert not set(found.kin) & set(found.datasets)
+    assert found.kin and "ade20k_instances" in found.sources

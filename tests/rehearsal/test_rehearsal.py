@@ -51,7 +51,8 @@ SMALL = {
 TWO_STEPS = {
     "train": {"iterations": 2, "batch_size": 1, "amp": False},
     "benchmarks": ["PAS-20"],
-    "execution": SMALL["execution"] | {"checkpoint_period": 1, "log_period": 1},
+    "execution": SMALL["execution"]
+    | {"checkpoint_period": 1, "log_period": 1, "gradient_checkpointing": True},
 }
 
 

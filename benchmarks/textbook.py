@@ -103,17 +103,12 @@ def deformable_attention(
     return output.view(batch, heads * channels, queries).transpose(1, 2).contiguous()
 
 
-def classify(
-    embeddings: Tensor, text: Tensor, logit_scale: Tensor, num_synonyms: Sequence[int]
-) -> Tensor:
+def classify(embeddings: Tensor, text: Tensor, logit_scale: Tensor, rows: Tensor) -> Tensor:
     """Take the best name of every class, class by class."""
     scale = logit_scale.exp().clamp(max=100.0)
     logits = scale * (F.normalize(embeddings, dim=-1) @ text.transpose(-2, -1))
-    columns, start = [], 0
-    for count in num_synonyms:
-        columns.append(logits[..., start : start + count].max(-1).values)
-        start += count
-    columns.append(logits[..., start])
+    columns = [logits[..., own[0] : own[-1] + 1].max(-1).values for own in rows.tolist()]
+    columns.append(logits[..., -1])
     return torch.stack(columns, dim=-1)
 
 

@@ -58,7 +58,7 @@ def coco(rng: Rng) -> dict[str, bytes]:
     categories = [{"id": i, "name": NAMES[i], "isthing": int(i <= 90)} for i in PANOPTIC_IDS]
     for split, pictures in images.items():
         inner, records = {}, []
-        for number, (height, width) in enumerate([(480, 640), (640, 427)] * (IMAGES // 2), 1):
+        for number, (height, width) in enumerate([(480, 640), (640, 480)] * (IMAGES // 2), 1):
             stem = f"{number:012d}"
             pictures[f"{split}/{stem}.jpg"] = picture(rng, height, width)
             label = regions(rng, height, width, [*(i - 1 for i in STUFF_IDS), 255])

@@ -54,7 +54,7 @@ class Segmentation:
     names: tuple[str, ...]
     """The vocabulary."""
     scores: Tensor
-    """(K, h, w), at the size they were computed."""
+    """(K, h, w), where and at the size they were computed."""
     panoptic: NDArray[np.int32] | None = None
     """(H, W) segment ids, 0 where there is none; None without panoptic output."""
     segments: list[Segment] | None = None
@@ -64,7 +64,7 @@ class Segmentation:
     def semantic(self) -> NDArray[np.float32]:
         """(K, H, W) scores, not normalised; large."""
         size = self.labels.shape
-        scores = self.scores[None]
+        scores = self.scores[None].cpu()
         return F.interpolate(scores, size=size, mode="bilinear", align_corners=False)[0].numpy()
 
     @cached_property
@@ -131,7 +131,7 @@ class Predictor:
             item["height"], item["width"] = (max(1, int(side * shrink)) for side in size)
         with self._ready():
             result = self._model([item])[0]
-        scores = result["sem_seg"].cpu()
+        scores = result["sem_seg"]
         if not self.panoptic:
             return Segmentation(*enlarge(scores, size), self.names, scores)
         found, segments = result["panoptic_seg"]

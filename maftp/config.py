@@ -139,8 +139,10 @@ def parse_params(values: Mapping[str, Any], *, source: str) -> Params:
     try:
         return Params.model_validate(_tuples(dict(values)))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise ParamsError(f"{source}: {_sentence(first, len(error.errors()))}") from None
+        errors = error.errors(include_url=False)
+        # a mistyped key is unknown and missing at once: name it as it was typed
+        first = min(errors, key=lambda found: found["type"] != "extra_forbidden")
+        raise ParamsError(f"{source}: {_sentence(first, len(errors))}") from None
 
 
 def recorded_params(values: Mapping[str, Any], *, source: str) -> Params:

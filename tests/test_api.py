@@ -14,17 +14,7 @@ from maftp.api import EXPERIMENTS, experiment_params
 from maftp.errors import CheckpointError, DataError, MaftpError, ParamsError
 from maftp.modeling.build import build_model
 from maftp.training.checkpoint import save_weights
-
-TINY_CLIP = {
-    "embed_dim": 32,
-    "vision_cfg": {
-        "timm_model_name": "test_convnext",
-        "timm_pool": "",
-        "timm_proj": "linear",
-        "image_size": 64,
-    },
-    "text_cfg": {"context_length": 32, "width": 32, "heads": 2, "layers": 2},
-}
+from tests.conftest import TINY_CLIP
 
 
 @pytest.fixture(scope="module")

@@ -270,3 +270,10 @@ def test_what_an_earlier_version_recorded_is_read():
     assert params.execution.gradient_checkpointing
     with pytest.raises(ParamsError, match="is called 'execution"):
         parse_params(values, source="manifest.json")
+
+
+def test_a_mistyped_key_is_named_as_it_was_typed():
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    values["train"]["rc_wieght"] = values["train"].pop("rc_weight")
+    with pytest.raises(ParamsError, match=r"'train\.rc_wieght' is not known; .*mend its spelling"):
+        parse_params(values, source="params.yaml")

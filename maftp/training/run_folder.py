@@ -35,8 +35,8 @@ from maftp.training.checkpoint import (
     read_numbers,
     weights_facts,
 )
-from maftp.training.interruption import Pulse, describe_loss
 from maftp.training.meter import Row, history_csv
+from maftp.training.worker_files import Heartbeat, describe_loss
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +98,9 @@ class RunFolder:
         newest = self._go_back_to_a_sound_one()
         if newest is not None:
             numbers = read_numbers(newest)
-            lost = Pulse(self.checkpoints).lost(step=numbers["step"], seconds=numbers["seconds"])
+            lost = Heartbeat(self.checkpoints).lost(
+                step=numbers["step"], seconds=numbers["seconds"]
+            )
             logger.info("%s", describe_loss(step=numbers["step"], lost=lost))
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         # The weights too: nothing shows that they are sound, and the last checkpoint makes them.

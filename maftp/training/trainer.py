@@ -18,10 +18,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from maftp.losses.batch_share import BatchShare, computing
 from maftp.training.checkpoint import TrainingState
+from maftp.training.distributed import Batch, WholeBatch, Worker, micro_batches
 from maftp.training.failure import is_out_of_memory, not_finite, out_of_memory
 from maftp.training.optimizer import build_optimizer, build_scheduler, clip_gradients
-from maftp.training.place import Place
-from maftp.training.whole_batch import Batch, WholeBatch, passes
 
 if TYPE_CHECKING:
     from maftp.config import Params
@@ -31,7 +30,7 @@ class Trainer:
     """Model, optimizer, schedule and loss scaler of one worker; does one step at a time."""
 
     def __init__(
-        self, model: nn.Module, *, params: Params, seed: int, folder: Path, place: Place
+        self, model: nn.Module, *, params: Params, seed: int, folder: Path, worker: Worker
     ) -> None:
         """Move the model to its device and join the other workers.
 
@@ -41,19 +40,19 @@ class Trainer:
             params: one variant of an experiment.
             seed: of the random points; they differ from step to step.
             folder: for what repeats a step whose loss is not finite.
-            place: this worker among all.
+            worker: this worker among all.
         """
         self._params = params
         self._seed = seed
         self._folder = folder
-        self._place = place
-        model.to(place.device).train()
+        self._worker = worker
+        model.to(worker.device).train()
         self._fill = model.pixel_mean.cpu()
         self._optimizer = build_optimizer(model, model.parameter_groups(), params=params)
         self._scheduler = build_scheduler(self._optimizer, params=params)
         scaled = params.train.amp and params.train.amp_dtype == "float16"
-        self._scaler = torch.amp.GradScaler(place.device.type, enabled=scaled)
-        self._model = _distribute(model, place)
+        self._scaler = torch.amp.GradScaler(worker.device.type, enabled=scaled)
+        self._model = _distribute(model, worker)
         parts = {
             "optimizer": self._optimizer, "scheduler": self._scheduler, "scaler": self._scaler
         }  # fmt: skip
@@ -76,7 +75,7 @@ class Trainer:
             TrainingError: a loss is not finite, or memory does not suffice; names the step.
         """
         images = self._params.execution.micro_batch_size
-        cut = list(passes(batch, whole, images=images, place=self._place, fill=self._fill))
+        cut = list(micro_batches(batch, whole, images=images, worker=self._worker, fill=self._fill))
         sums: dict[str, float] = {}
         for index, (part, share) in enumerate(cut):
             with self._together(index == len(cut) - 1):
@@ -106,7 +105,7 @@ class Trainer:
             if not is_out_of_memory(error):
                 raise
             raise out_of_memory(
-                self._params, step=step, images=len(part), size=size, device=self._place.device
+                self._params, step=step, images=len(part), size=size, device=self._worker.device
             ) from error
 
     def _add_gradients(self, part: Batch, share: BatchShare, *, step: int) -> dict[str, float]:
@@ -116,7 +115,7 @@ class Trainer:
         dtype = getattr(torch, recipe.amp_dtype)
         with (
             computing(share),
-            torch.autocast(self._place.device.type, dtype=dtype, enabled=recipe.amp),
+            torch.autocast(self._worker.device.type, dtype=dtype, enabled=recipe.amp),
         ):
             losses: dict[str, Tensor] = self._model(part)
         values = torch.stack([loss.detach().float() for loss in losses.values()]).tolist()
@@ -126,7 +125,7 @@ class Trainer:
             raise not_finite(
                 self.state.model, part, terms, step=step, seed=torch.initial_seed(), file=file
             )
-        passes_per_worker = share.parts / self._place.world_size
+        passes_per_worker = share.parts / self._worker.world_size
         self._scaler.scale(sum(losses.values()) / passes_per_worker).backward()
         return terms
 
@@ -145,7 +144,7 @@ def seed_step(seed: int, step: int, stream: int) -> None:
     torch.manual_seed(high << 32 | low)
 
 
-def _distribute(model: nn.Module, place: Place) -> nn.Module:
-    if place.world_size == 1:
+def _distribute(model: nn.Module, worker: Worker) -> nn.Module:
+    if worker.world_size == 1:
         return model
     return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)

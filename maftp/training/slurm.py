@@ -1,8 +1,11 @@
 """Ray over the nodes of a Slurm allocation.
 
-`srun` starts one `maftp.training.ray_node` per node. Their standard input is a pipe from here: when
-this process ends, however it ends, they see the end of it and take Ray down. Slurm sends a signal
-of preemption to the steps of a job, not to what a step has started, so the nodes tell it back.
+`srun` runs this module once per node, which runs Ray there. Their standard input is a pipe from
+here: when this process ends, however it ends, they see the end of it and take Ray down.
+
+Slurm sends a signal of preemption to the steps of a job, not to what a step has started, so the
+nodes tell it back. It must not end Ray before the workers have written a checkpoint: Ray's
+processes are started with SIGTERM blocked, and this module only says that it came.
 
 `ray symmetric-run` does much the same, but ends with `ray stop`, which would end the Ray of other
 jobs of the user on a shared node too, and it passes no signal on.
@@ -10,10 +13,13 @@ jobs of the user on a shared node too, and it passes no signal on.
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import re
+import select
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -107,7 +113,7 @@ def _command(allocation: Allocation, resources: NodeResources, address: str) -> 
     return [
         "srun", "--overlap", f"--jobid={allocation.job}", f"--nodes={count}", f"--ntasks={count}",
         "--ntasks-per-node=1", "--mem=0", "--unbuffered", "--kill-on-bad-exit=0",
-        "--input=all", sys.executable, "-m", "maftp.training.ray_node",
+        "--input=all", sys.executable, "-m", "maftp.training.slurm",
         "--head", allocation.head, "--address", address,
         "--cpus", str(resources.cpus), "--gpus", str(resources.gpus),
     ]  # fmt: skip
@@ -148,3 +154,57 @@ def _address_of(node: str) -> str:
 def _free_port() -> int:
     with socket.create_server(("", 0)) as server:
         return server.getsockname()[1]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run Ray here; return its exit code, or 0 when it was taken down because input ended."""
+    options = _parser().parse_args(arguments)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # Ray's processes inherit this
+    ray = subprocess.Popen(
+        _ray_command(options), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+    signal.signal(signal.SIGTERM, lambda number, frame: print(SIGNALLED, flush=True))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+    try:
+        while ray.poll() is None and not _input_ended():
+            continue
+        return ray.returncode or 0
+    finally:
+        ray.kill()  # the kernel ends what it has started with it
+        ray.wait()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m maftp.training.slurm")
+    parser.add_argument("--head", required=True, help="name of the node Ray's head runs on")
+    parser.add_argument("--address", required=True, help="IP address and port of the head")
+    parser.add_argument("--cpus", type=int, required=True)
+    parser.add_argument("--gpus", type=int, required=True)
+    return parser
+
+
+def _ray_command(options: argparse.Namespace) -> list[str]:
+    host, port = options.address.rsplit(":", 1)
+    if os.environ.get("SLURMD_NODENAME") == options.head:
+        role = ["--head", f"--port={port}", f"--node-ip-address={host}"]
+        role += ["--include-dashboard=false"]
+    else:
+        role = [f"--address={options.address}"]
+        if host == "127.0.0.1":  # all nodes are virtual ones of this machine
+            role.append(f"--node-ip-address={host}")
+    return [
+        sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *role,
+        f"--num-cpus={options.cpus}", f"--num-gpus={options.gpus}",
+        "--object-store-memory=80000000", "--disable-usage-stats",
+        "--min-worker-port=0", "--max-worker-port=0",
+    ]  # fmt: skip
+
+
+def _input_ended() -> bool:
+    """Wait up to half a second for standard input; True when it has ended."""
+    ready, _, _ = select.select([sys.stdin], [], [], 0.5)
+    return bool(ready) and not os.read(sys.stdin.fileno(), 1024)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

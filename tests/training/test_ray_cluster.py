@@ -9,7 +9,7 @@ import tempfile
 import pytest
 
 from maftp.errors import TrainingError
-from maftp.training.ray_environment import use_short_temporary_folder
+from maftp.training.ray_cluster import use_short_temporary_folder
 
 LONG = "/tmp/" + "x" * 100
 

@@ -9,7 +9,7 @@ from ray.exceptions import ActorDiedError, OutOfMemoryError, RaySystemError, Wor
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from maftp.errors import Interrupted, TrainingError
-from maftp.training.ray_failure import describe_failure
+from maftp.training.failure import describe_failure
 
 MEMORY = (
     "1 worker(s) were killed due to the node running low on memory. Memory on the node (IP: "

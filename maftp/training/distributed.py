@@ -1,4 +1,4 @@
-"""What workers tell each other before a step, so that their shares make up one batch.
+"""One worker among all, and what workers tell each other so that their shares make up one batch.
 
 The batch's images are padded to one size and its masks counted, whichever worker holds them; and
 all workers learn at the same step that a checkpoint is due or that training shall stop.
@@ -12,12 +12,30 @@ from enum import IntEnum
 from typing import Any
 
 import torch
+import torch.distributed
 from torch import Tensor
 
 from maftp.losses.batch_share import BatchShare
-from maftp.training.place import Place
 
 Batch = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One worker among `world_size`."""
+
+    rank: int = 0
+    world_size: int = 1
+    device: torch.device = torch.device("cpu")
+
+    def gather(self, values: Tensor) -> Tensor:
+        """Return the values (N,) of every worker as (world_size, N) on the CPU, by rank."""
+        if self.world_size == 1:
+            return values.cpu()[None]
+        values = values.to(self.device)
+        everyone = [torch.empty_like(values) for _ in range(self.world_size)]
+        torch.distributed.all_gather(everyone, values)
+        return torch.stack(everyone).cpu()
 
 
 class Order(IntEnum):
@@ -39,41 +57,41 @@ class WholeBatch:
     order: Order
 
 
-def gather_batch(batch: Batch, *, order: Order, place: Place) -> WholeBatch:
+def gather_batch(batch: Batch, *, order: Order, worker: Worker) -> WholeBatch:
     """Learn the whole batch of which `batch` is this worker's share.
 
     Args:
         batch: items with `image` (3, H, W) and `instances`.
         order: this worker's wish.
-        place: this worker among all; all must call this together.
+        worker: this worker among all; all must call this together.
     """
     masks = [len(item["instances"]) for item in batch]
     height = max(item["image"].shape[-2] for item in batch)
     width = max(item["image"].shape[-1] for item in batch)
-    everyone = place.gather(torch.tensor([order, height, width, *masks], dtype=torch.int64))
+    everyone = worker.gather(torch.tensor([order, height, width, *masks], dtype=torch.int64))
     order, height, width = everyone[:, :3].amax(0).tolist()
     return WholeBatch(
         masks=tuple(everyone[:, 3:].flatten().tolist()), size=(height, width), order=Order(order)
     )
 
 
-def passes(
-    batch: Batch, whole: WholeBatch, *, images: int | None, place: Place, fill: Tensor
+def micro_batches(
+    batch: Batch, whole: WholeBatch, *, images: int | None, worker: Worker, fill: Tensor
 ) -> Iterator[tuple[Batch, BatchShare]]:
-    """Cut this worker's share into passes, each padded to the size of the whole batch.
+    """Cut this worker's share into micro-batches, each padded to the size of the whole batch.
 
     Args:
         batch: this worker's share.
         whole: what `gather_batch` returned for it.
-        images: images per pass, which divides the share; None takes all at once.
-        place: this worker among all.
+        images: images of a micro-batch, which divide the share; None takes all at once.
+        worker: this worker among all.
         fill: (3, 1, 1), the colour that becomes zero when images are normalised.
     """
     images = images or len(batch)
     for start in range(0, len(batch), images):
         part = list(batch[start : start + images])
         part[0] = {**part[0], "image": _padded(part[0]["image"], whole.size, fill)}
-        first = place.rank * len(batch) + start
+        first = worker.rank * len(batch) + start
         yield part, BatchShare(masks=whole.masks, first=first, images=images)
 
 

@@ -26,7 +26,6 @@ import scipy.io
 import yaml
 from PIL import Image
 
-from maftp.data.ade20k_index import read_index_files
 from maftp.data.annotations import read_instance_json, read_panoptic_json
 from maftp.data.catalog import load_catalog
 from maftp.data.convert.ade20k_full import parse_id_table
@@ -41,6 +40,7 @@ from maftp.data.images import (
 )
 from maftp.data.index import ImageRow, read_index, write_index
 from maftp.data.unpack import unpack
+from maftp.data.verify import read_index_files
 from maftp.data.vocabulary import read_vocabulary
 from maftp.errors import MaftpError
 from maftp.prediction.pictures import read_picture

@@ -17,9 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from maftp.data.catalog import Obtainable, Source
-from maftp.data.meter import Meter
-from maftp.data.space import FullDiskError
-from maftp.data.transfer import Patience, tag_path, take_local, transfer
+from maftp.data.transfer import FullDiskError, Meter, Patience, tag_path, take_local, transfer
 from maftp.errors import DownloadError
 from maftp.files import atomic_path
 from maftp.lock import locked

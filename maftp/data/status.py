@@ -11,6 +11,7 @@ from maftp.data.catalog import Catalog, Obtainable
 from maftp.data.inventory import holdings
 from maftp.data.layout import archives_dir, manifest_path
 from maftp.data.unpack import in_place, was_unpacked
+from maftp.errors import DataError
 
 _THERE = ("unpacked", "archive removed", "put in place")
 
@@ -111,3 +112,37 @@ def _size(path: Path) -> int:
         return 0
     with os.scandir(path) as entries:
         return sum(entry.stat().st_size for entry in entries if entry.is_file())
+
+
+LINKS = {
+    "ade20k": "ade",
+    "pascal/VOCdevkit": "../VOCdevkit",
+    "coco/coco17": ".",
+    "coco/panoptic": ".",
+    "coco/annotations/panoptic_train2017": "../panoptic_train2017",
+    "coco/annotations/panoptic_val2017": "../panoptic_val2017",
+    "VOCdevkit/VOC2010/val/image": "../images",
+    "VOCdevkit/VOC2012/annotations_detectron2_ovs": "annotations_ovs",
+    "ade/ADEChallengeData2016/panoptic": ".",
+}
+"""Target by link, as the link holds it: relative to the link's folder."""
+
+
+def make_links(root: Path) -> list[Path]:
+    """Make the links whose target is there; return those that are new.
+
+    Raises:
+        DataError: something else has the name of a link.
+    """
+    made = []
+    for name, target in LINKS.items():
+        link = root / name
+        if link.is_symlink() and str(link.readlink()) == target:
+            continue
+        if link.is_symlink() or link.exists():
+            raise DataError(f"{link}: exists and is no link to {target}; move it away")
+        if (link.parent / target).resolve().is_dir():
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(target)
+            made.append(link)
+    return made

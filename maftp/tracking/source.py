@@ -28,7 +28,6 @@ EXCUSED = {
     "credentials": "keeps passwords out of what is noted",
     "data.sources.yaml": "rules record the catalog entries they depend on",
     "data.inventory": "finds what is missing, makes nothing",
-    "data.space": "words of the error for a full disk",
     "errors": "words for mistakes",
     "files": "writes in one go what others computed",
     "grid": "rules record the values of each cell",

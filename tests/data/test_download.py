@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from maftp.data import space
+from maftp.data import transfer
 from maftp.data.catalog import Source, load_catalog
 from maftp.data.download import fetch, is_downloaded, record_path, verify
 from maftp.data.transfer import Patience
@@ -340,7 +340,7 @@ def test_the_command_that_hands_over_a_registered_archive_works_as_written(step,
 def test_a_disk_without_room(server, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     small = type(usage)(usage.total, usage.used, 1000)
-    monkeypatch.setattr(space.shutil, "disk_usage", lambda folder: small)
+    monkeypatch.setattr(transfer.shutil, "disk_usage", lambda folder: small)
     with pytest.raises(DownloadError, match=r"data\.bin: needs 0\.00 GB .* make room"):
         fetch(source(f"{server.url}/plain"), tmp_path)
     assert leftovers(tmp_path) == []

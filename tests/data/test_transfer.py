@@ -1,5 +1,6 @@
 """A host that asks for confirmation before it hands out a large file, as Google Drive does."""
 
+import logging
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qsl, urlsplit
@@ -7,9 +8,10 @@ from urllib.parse import parse_qsl, urlsplit
 import numpy as np
 import pytest
 
+from maftp.data import transfer
 from maftp.data.catalog import Obtainable
 from maftp.data.download import fetch
-from maftp.data.transfer import Patience
+from maftp.data.transfer import Meter, Patience
 from maftp.errors import DownloadError
 
 DATA = np.random.default_rng(1).bytes(300_000)
@@ -133,3 +135,22 @@ def test_pages_without_end(server, tmp_path):
 def test_after_a_page_without_a_form_comes_the_mirror(server, tmp_path):
     both = weights(f"{server.url}/quota", f"{server.url}/uc?id=1Be-E_e")
     assert fetch(both, tmp_path, patience=QUICK).read_bytes() == DATA
+
+
+def test_lines_tell_speed_and_time_left(monkeypatch, caplog):
+    clock = iter([100.0, 102.0])  # start, then two seconds later
+    monkeypatch.setattr(transfer.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(transfer, "_SECONDS_BETWEEN_LINES", 1.0)
+    caplog.set_level(logging.INFO)
+    with Meter("a.zip", total=10_000_000, done=2_000_000) as progress:
+        progress.add(4_000_000)
+    # 4 MB in two seconds: 2 MB/s; 4 MB are left
+    assert caplog.messages == ["a.zip: 6.0 MB, 2.0 MB/s, 2 s left of 10.0 MB"]
+
+
+@pytest.mark.parametrize("total", [None, 10])
+def test_a_short_transfer_says_nothing(total, caplog):
+    caplog.set_level(logging.INFO)
+    with Meter("a.zip", total=total) as progress:
+        progress.add(10)
+    assert caplog.messages == []

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from maftp.data.catalog import Catalog, Obtainable
-from maftp.data.inventory import holdings
+from maftp.data.inventory import file_counts
 from maftp.data.layout import archives_dir, manifest_path
 from maftp.data.unpack import in_place, was_unpacked
 from maftp.errors import DataError
@@ -59,16 +59,16 @@ def dataset_status(name: str, catalog: Catalog, root: Path) -> DatasetStatus:
     """
     dataset = catalog.dataset(name)
     sources = tuple(source_status(source, catalog, root) for source in dataset.sources)
-    held = holdings(dataset, root)
-    missing = sum(holding.missing for holding in held)
-    expected = sum(holding.expected for holding in held)
+    held = file_counts(dataset, root)
+    missing = sum(count.missing for count in held)
+    expected = sum(count.expected for count in held)
     if manifest_path(root, name).exists():
         state = "lacking files" if missing else "converted"
     elif not missing:
         state = "ready"
     else:
         state = "to be converted" if all(source.there for source in sources) else "not there"
-    size = sum(_size(holding.path) for holding in held)
+    size = sum(_size(count.path) for count in held)
     return DatasetStatus(name, state, sources, expected - missing, expected, size)
 
 

@@ -50,7 +50,7 @@ class _TryAgainError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class RetryPolicy:
     """How often an address is tried again."""
 
     attempts: int = 6
@@ -59,7 +59,7 @@ class Patience:
     """Seconds; the wait doubles from one."""
 
 
-def transfer(url: str, part: Path, source: Obtainable, patience: Patience) -> None:
+def transfer(url: str, part: Path, source: Obtainable, retries: RetryPolicy) -> None:
     """Bring what is at `url` to `part`; what is there of it already is not moved again.
 
     Raises:
@@ -69,7 +69,7 @@ def transfer(url: str, part: Path, source: Obtainable, patience: Patience) -> No
     if scheme == "file":
         take_local(Path(unquote(urlsplit(url).path)), part)
     elif scheme in ("http", "https"):
-        _from_web(url, part, source, patience)
+        _from_web(url, part, source, retries)
     else:
         raise DownloadError(f"{url}: cannot be fetched, use http, https or file")
 
@@ -93,11 +93,11 @@ def tag_path(part: Path) -> Path:
     return part.with_name(f"{part.name}.etag")
 
 
-def _from_web(url: str, part: Path, source: Obtainable, patience: Patience) -> None:
+def _from_web(url: str, part: Path, source: Obtainable, retries: RetryPolicy) -> None:
     retrying = Retrying(
         retry=retry_if_exception_type(_TryAgainError),
-        stop=_without_progress(part, patience.attempts),
-        wait=wait_random_exponential(multiplier=1, max=patience.longest_wait),
+        stop=_without_progress(part, retries.attempts),
+        wait=wait_random_exponential(multiplier=1, max=retries.longest_wait),
         before_sleep=_say_again,
         reraise=True,
     )

@@ -38,10 +38,10 @@ class Worker:
         return torch.stack(everyone).cpu()
 
 
-class Order(IntEnum):
+class NextAction(IntEnum):
     """What the first worker wants of all before the next step; the greater one wins."""
 
-    GO_ON = 0
+    CONTINUE = 0
     SAVE = 1
     STOP = 2
 
@@ -54,24 +54,26 @@ class WholeBatch:
     """Ground-truth masks of every image."""
     size: tuple[int, int]
     """Height and width that all images fit into."""
-    order: Order
+    action: NextAction
 
 
-def gather_batch(batch: Batch, *, order: Order, worker: Worker) -> WholeBatch:
+def gather_batch(batch: Batch, *, action: NextAction, worker: Worker) -> WholeBatch:
     """Learn the whole batch of which `batch` is this worker's share.
 
     Args:
         batch: items with `image` (3, H, W) and `instances`.
-        order: this worker's wish.
+        action: this worker's wish.
         worker: this worker among all; all must call this together.
     """
     masks = [len(item["instances"]) for item in batch]
     height = max(item["image"].shape[-2] for item in batch)
     width = max(item["image"].shape[-1] for item in batch)
-    everyone = worker.gather(torch.tensor([order, height, width, *masks], dtype=torch.int64))
-    order, height, width = everyone[:, :3].amax(0).tolist()
+    everyone = worker.gather(torch.tensor([action, height, width, *masks], dtype=torch.int64))
+    action, height, width = everyone[:, :3].amax(0).tolist()
     return WholeBatch(
-        masks=tuple(everyone[:, 3:].flatten().tolist()), size=(height, width), order=Order(order)
+        masks=tuple(everyone[:, 3:].flatten().tolist()),
+        size=(height, width),
+        action=NextAction(action),
     )
 
 

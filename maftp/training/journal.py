@@ -25,7 +25,7 @@ from maftp.training.checkpoint import (
     step_folder,
     trained_tensors,
 )
-from maftp.training.distributed import Order, Worker
+from maftp.training.distributed import NextAction, Worker
 from maftp.training.meter import SCORE, Meter, Row
 from maftp.training.mirror import Mirror
 from maftp.training.run_folder import RUN
@@ -65,15 +65,15 @@ class Journal:
         """Steps that the newest checkpoint holds."""
         return self._numbers["step"]
 
-    def order(self, asked_to_stop: Callable[[], bool]) -> Order:
+    def next_action(self, asked_to_stop: Callable[[], bool]) -> NextAction:
         """Return what the first worker wants; the others want nothing."""
         if self._worker.rank > 0:
-            return Order.GO_ON
+            return NextAction.CONTINUE
         if asked_to_stop():
-            return Order.STOP
+            return NextAction.STOP
         minutes = self._execution.checkpoint_minutes
         late = minutes is not None and time.monotonic() - self._saved > 60 * minutes
-        return Order.SAVE if late else Order.GO_ON
+        return NextAction.SAVE if late else NextAction.CONTINUE
 
     def add(self, terms: Mapping[str, float], *, norm: Tensor, waited: float, step: int) -> None:
         """Count a step."""

@@ -1,7 +1,7 @@
-"""One optimizer step of one worker: its share of the batch, pass by pass, and the update.
+"""One optimizer step of one worker: its share of the batch in micro-batches, and the update.
 
 What a step computes depends on (seed, step) and the weights; how the batch is shared out among
-workers and passes changes the order of additions only.
+workers and micro-batches changes the order of additions only.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Trainer:
         return sums, norm
 
     def _together(self, last: bool) -> AbstractContextManager[None]:
-        """Let workers exchange gradients in the last pass only."""
+        """Let workers exchange gradients in the last micro-batch only."""
         if last or not isinstance(self._model, DistributedDataParallel):
             return nullcontext()
         return self._model.no_sync()
@@ -109,7 +109,7 @@ class Trainer:
             ) from error
 
     def _add_gradients(self, part: Batch, share: BatchShare, *, step: int) -> dict[str, float]:
-        """Compute the losses of one pass and add their gradients; return the loss terms."""
+        """Compute the losses of one micro-batch and add their gradients; return the loss terms."""
         seed_step(self._seed, step, self._stream(share))
         recipe = self._params.train
         dtype = getattr(torch, recipe.amp_dtype)
@@ -125,12 +125,12 @@ class Trainer:
             raise not_finite(
                 self.state.model, part, terms, step=step, seed=torch.initial_seed(), file=file
             )
-        passes_per_worker = share.parts / self._worker.world_size
-        self._scaler.scale(sum(losses.values()) / passes_per_worker).backward()
+        micro_batches_per_worker = share.parts / self._worker.world_size
+        self._scaler.scale(sum(losses.values()) / micro_batches_per_worker).backward()
         return terms
 
     def _stream(self, share: BatchShare) -> int:
-        """Return which random numbers a pass draws.
+        """Return which random numbers a micro-batch draws.
 
         All parts of a batch draw those of the whole and keep their own. Stochastic depth draws too
         and knows nothing of that, so with it every part has its own numbers.

@@ -18,7 +18,7 @@ from torch import nn
 
 from maftp.errors import DataError
 from maftp.training.checkpoint import BEST, save_weights
-from maftp.training.distributed import Batch, Order, Worker, gather_batch
+from maftp.training.distributed import Batch, NextAction, Worker, gather_batch
 from maftp.training.journal import Journal
 from maftp.training.meter import Row
 from maftp.training.run_folder import RUN, WEIGHTS
@@ -135,10 +135,10 @@ def train(
         asked = time.monotonic()
         batch = next(source)
         waited = time.monotonic() - asked
-        whole = gather_batch(batch, order=journal.order(asked_to_stop), worker=worker)
-        if whole.order is not Order.GO_ON:
+        whole = gather_batch(batch, action=journal.next_action(asked_to_stop), worker=worker)
+        if whole.action is not NextAction.CONTINUE:
             journal.save_between_rows(step)
-        if whole.order is Order.STOP:
+        if whole.action is NextAction.STOP:
             return False
         learning_rate = trainer.learning_rate
         terms, norm = trainer.step(batch, whole, step=step)

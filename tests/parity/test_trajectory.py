@@ -14,7 +14,7 @@ from maftp.config import load_params, parse_params
 from maftp.modeling import mask_classification, pixel_decoder, position_encoding
 from maftp.modeling.build import build_model
 from maftp.modeling.text_classifier import TextEmbeddings
-from maftp.training.distributed import Order, Worker, gather_batch
+from maftp.training.distributed import NextAction, Worker, gather_batch
 from maftp.training.trainer import Trainer
 from tests.parity.weights import fixed_rand, fixture_tensor
 
@@ -87,7 +87,7 @@ def test_six_steps(trajectory):
     before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
     for step, expected in enumerate(json.loads(str(fixture["steps"]))):
         batch = [item(fixture, step, index) for index in range(2)]
-        whole = gather_batch(batch, order=Order.GO_ON, worker=worker)
+        whole = gather_batch(batch, action=NextAction.CONTINUE, worker=worker)
         assert trainer.learning_rate == pytest.approx(expected["learning_rate"], rel=1e-12)
         losses, norm = trainer.step(batch, whole, step=step)
         tolerance = 1e-10 if step == 0 else 1e-8

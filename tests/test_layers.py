@@ -43,9 +43,9 @@ ALLOWED = {
     "report": BASE,
     "regions": set(),
     "api": BASE | {"regions", "modeling", "data.mapper"},
-    "prediction": BASE | {"api", "regions", "report.figures", "data.images", "data.vocabulary"},
-    "demo": BASE | {"api", "prediction", "miniworld"},
-    "export": BASE | {"api", "ops", "modeling", "data.vocabulary"},
+    "apps": BASE
+    | {"api", "regions", "ops", "modeling", "miniworld", "report.figures"}
+    | {"data.images", "data.vocabulary"},
 }
 ALLOWED["cli"] = set(ALLOWED) - {""}  # the top: it may use all, and nothing may use it
 EXCEPTIONS = {
@@ -59,7 +59,7 @@ CIRCLES = [
 MLFLOW = ("comparison", "mlflow_logger", "mlflow_runs", "mlflow_store", "registry", "served_model")
 FRAMEWORKS = {
     "ray": {f"maftp.training.{name}" for name in ("launch", "ray_cluster", "ray_workers")},
-    "nicegui": {"maftp.demo.page"},
+    "nicegui": {"maftp.apps.demo"},
     "mlflow": {f"maftp.tracking.{name}" for name in MLFLOW},
     "cyclopts": {"maftp.cli"},
 }

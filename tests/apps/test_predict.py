@@ -10,10 +10,10 @@ from pycocotools import mask as coco_mask
 import maftp
 from maftp import api
 from maftp.api import load
+from maftp.apps.pictures import Picture, find_sources
+from maftp.apps.predict import predict, save_labels, write_result
 from maftp.cli import main
 from maftp.errors import DataError, MaftpError
-from maftp.prediction.pictures import Picture, find_sources
-from maftp.prediction.run import predict, save_labels, write_result
 from maftp.regions import NOTHING
 
 NAMES = ["sky", "building, edifice", "red car"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+import socket
 import tempfile
 import threading
 from dataclasses import dataclass, field
@@ -17,14 +18,19 @@ import numpy as np
 from nicegui import app, events, run, ui
 from numpy.typing import NDArray
 from PIL import Image
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from maftp.api import Loaded, Segmentation
-from maftp.demo.examples import Example, draw_examples
-from maftp.demo.limits import MAX_BYTES, MAX_PIXELS, TOO_LARGE, UploadLimit
+from maftp.apps.pictures import decode_picture
+from maftp.apps.predict import draw_overlay
+from maftp.apps.words import parse_words
 from maftp.errors import DataError, MaftpError
-from maftp.prediction.pictures import decode_picture
-from maftp.prediction.run import draw_overlay
-from maftp.prediction.words import parse_words
+from maftp.miniworld.label_spaces import ade20k_150
+from maftp.miniworld.scenes import Style
+from maftp.miniworld.splits import Split, draw_split
 
 _EXAMPLES = 3
 _SHOWN_SIDE = 2048
@@ -217,3 +223,84 @@ def _decode(data: bytes, name: str) -> NDArray[np.uint8]:
 
 def _data_url(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+_SEED = (2024,)
+_SIZE = (192, 256)
+
+
+@dataclass(frozen=True)
+class Example:
+    """A picture and words that fit it."""
+
+    pixels: NDArray[np.uint8]
+    """(H, W, 3) RGB."""
+    words: str
+
+
+def draw_examples(count: int) -> list[Example]:
+    """Draw `count` scenes and name what stands in them."""
+    style = Style(things=(), stuff=(), count=(2, 3), size=(0.4, 0.6), middle=0.5)
+    split = Split(space=ade20k_150(), style=style, sizes=(_SIZE,))
+    examples = []
+    for picture in draw_split(split, count=count, seed=_SEED):
+        scene = picture.scene
+        names = [*scene.stuff_names, *(instance.thing.names()[0] for instance in scene.instances)]
+        examples.append(Example(scene.image, "; ".join(dict.fromkeys(names))))
+    return examples
+
+
+MAX_BYTES = 32 * 2**20
+"""Of a file; a camera's JPEG has a third of it."""
+MAX_PIXELS = 50_000_000
+"""Of a picture; 150 MB decoded."""
+_FORM_BYTES = 2**16  # what a browser sends around the file
+
+TOO_LARGE = f"pictures of at most {MAX_BYTES >> 20} MB are taken; shrink it"
+
+
+class UploadLimit:
+    """ASGI middleware that ends a request as soon as its body is larger than `limit` bytes."""
+
+    def __init__(self, app: ASGIApp, *, limit: int = MAX_BYTES + _FORM_BYTES) -> None:
+        """Wrap an application."""
+        self._app = app
+        self._limit = limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand a request on; one that says, or shows, that it is too large is answered by 413."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        declared = Headers(scope=scope).get("content-length", "")
+        if declared.isdecimal() and int(declared) > self._limit:
+            await PlainTextResponse(TOO_LARGE, status_code=413)(scope, receive, send)
+            return
+        received = 0
+
+        async def counted() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._limit:
+                raise HTTPException(413, TOO_LARGE)
+            return message
+
+        await self._app(scope, counted, send)
+
+
+def check_free(host: str, port: int) -> None:
+    """Refuse an address that cannot be listened on.
+
+    Raises:
+        MaftpError: the port is taken, or the address is not this machine's.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except (OSError, OverflowError) as error:
+        raise MaftpError(
+            f"--port {port}: {host} cannot be listened on ({error}); choose another with --port"
+        ) from None

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maftp.errors import DataError
-from maftp.prediction.pictures import (
+from maftp.apps.pictures import (
     CutShortError,
     count_pictures,
     decode_picture,
@@ -13,6 +12,7 @@ from maftp.prediction.pictures import (
     read_picture,
     read_pictures,
 )
+from maftp.errors import DataError
 
 CASES = Path(__file__).resolve().parents[1] / "data" / "cases" / "pictures"
 

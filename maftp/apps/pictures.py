@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from maftp.apps.predict import is_result
 from maftp.data.images import PICTURE, opened, rgb_pixels
 from maftp.errors import DataError
-from maftp.prediction.results import is_result
 
 logger = logging.getLogger(__name__)
 

@@ -9,10 +9,9 @@ import yaml
 
 import maftp
 from maftp.api import Loaded, experiment_params, load
+from maftp.apps.export import INPUTS, ImagePath, export_model, open_onnx, open_program, text_inputs
 from maftp.cli import main
 from maftp.errors import MaftpError
-from maftp.export.image_path import ImagePath
-from maftp.export.run import INPUTS, export_model, open_onnx, open_program, text_inputs
 from maftp.miniworld.label_spaces import ade20k_150
 from maftp.miniworld.scenes import Style
 from maftp.miniworld.splits import Split, draw_split

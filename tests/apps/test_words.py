@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from maftp.apps.words import class_indices, read_words
 from maftp.errors import DataError
-from maftp.prediction.words import class_indices, read_words
 
 CASES = Path(__file__).resolve().parents[1] / "data" / "cases" / "words"
 
@@ -163,9 +163,7 @@ def test_standard_input_and_what_a_shell_makes_of_a_command(tmp_path, monkeypatc
     writer.start()
     assert read_words(str(tmp_path / "fifo")) == ["sky", "red car"]
     writer.join()
-    program = (
-        "import sys; from maftp.prediction.words import read_words as r; print(r(sys.argv[1]))"
-    )
+    program = "import sys; from maftp.apps.words import read_words as r; print(r(sys.argv[1]))"
     for shell in (
         f"printf 'sky\\ncar' | {sys.executable} -c '{program}' /dev/stdin",
         f"{sys.executable} -c '{program}' <(printf 'sky\\ncar')",

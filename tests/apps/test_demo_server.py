@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.demo.test_page import address  # noqa: F401
+from tests.apps.test_demo_page import address  # noqa: F401
 
 
 @pytest.mark.slow

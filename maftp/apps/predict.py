@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from maftp.api import Predictor, Segmentation
 from maftp.apps.pictures import (
     CutShortError,
     Picture,
     Source,
+    check_own,
+    check_results,
     count_pictures,
+    png_note,
     read_pictures,
 )
 from maftp.data.images import segment_colors
 from maftp.data.vocabulary import class_color
 from maftp.errors import DataError, MaftpError
-from maftp.files import atomic_path, check_output, write_json
+from maftp.files import atomic_path, write_json
 from maftp.progress import track
 from maftp.regions import NOTHING
 from maftp.report.figures import Layer, draw_panel
-
-if TYPE_CHECKING:
-    from maftp.apps.pictures import Source
 
 logger = logging.getLogger(__name__)
 
@@ -144,73 +141,3 @@ def save_labels(path: Path, labels: NDArray[np.int32], num_classes: int) -> None
     values = np.where(labels == NOTHING, np.iinfo(kind).max, labels).astype(kind)
     with atomic_path(path) as temporary:
         Image.fromarray(values).save(temporary, format="PNG", pnginfo=png_note())
-
-
-PICTURES = (".overlay.png", ".labels.png", ".segments.png")
-_RECORD = ".json"
-_KEYS = {"image", "frame", "weights", "vocabulary", "segments"}
-_SOFTWARE = "maftp predict"
-
-
-def png_note() -> PngInfo:
-    """Return the note by which a PNG is known as a result."""
-    note = PngInfo()
-    note.add_text("Software", _SOFTWARE)
-    return note
-
-
-def is_result(path: Path) -> bool:
-    """Tell whether a file was written by a prediction."""
-    if path.name.endswith(_RECORD):
-        return _is_record(path)
-    for ending in PICTURES:
-        if path.name.endswith(ending):
-            beside = path.with_name(path.name.removesuffix(ending) + _RECORD)
-            return _has_note(path) or _is_record(beside)  # earlier versions left no note
-    return False
-
-
-def check_results(sources: Sequence[Source], out: Path) -> None:
-    """Check, before any work, that results can be written and replace nothing but results.
-
-    Raises:
-        MaftpError: `out` is no folder that can be written to.
-        DataError: a file that is no result has the name of one.
-    """
-    check_output(out, folder=True)
-    for source in sources:
-        if source.is_video:
-            check_output(out / source.name, folder=True)
-        else:
-            check_own(out / source.name)
-
-
-def check_own(stem: Path) -> None:
-    """Check that files that are there under the names of a picture's results are results.
-
-    Raises:
-        DataError: one is not.
-    """
-    for ending in (*PICTURES, _RECORD):
-        path = stem.with_name(stem.name + ending)
-        if path.exists() and not is_result(path):
-            raise DataError(
-                f"{path}: is no result of an earlier prediction and would be lost; choose another"
-                " folder with --out"
-            )
-
-
-def _is_record(path: Path) -> bool:
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(content, dict) and _KEYS <= content.keys()
-
-
-def _has_note(path: Path) -> bool:
-    try:
-        with Image.open(path) as image:
-            return image.info.get("Software") == _SOFTWARE
-    except Exception:  # damaged: no note can be read, so it is not known as a result
-        return False

@@ -68,8 +68,7 @@ def predict(
         every: every Nth frame of videos.
         strict: end with an error when a file of a folder, or the end of a video, cannot be read.
     """
-    from maftp.apps.pictures import find_sources
-    from maftp.apps.predict import check_results
+    from maftp.apps.pictures import check_results, find_sources
     from maftp.apps.words import class_indices, read_words
     from maftp.errors import DataError
 

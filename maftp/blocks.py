@@ -1,8 +1,8 @@
 """The blocks of `params.yaml`: type, range and meaning of every key.
 
-A run's values stand in parameter files, so that a key has one home. Only what is off unless asked
-for, and what no result depends on, has a default here. The texts are what `maftp params --schema`
-prints, and the comments of `params.yaml`.
+Every value of a run comes from a parameter file, so that a key has one home. Only opt-in features
+and settings that cannot affect results have defaults here. `maftp params --schema` prints these
+texts; they are also the comments of `params.yaml`.
 """
 
 from __future__ import annotations

@@ -100,8 +100,8 @@ def opened(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of metadata that is damaged, or of many pixels
-            if whole and isinstance(source, Path):
-                source = io.BytesIO(source.read_bytes())
+            if whole and not isinstance(source, io.BytesIO):
+                source = io.BytesIO(Path(source).read_bytes())
             with Image.open(source, formats=FORMATS) as image:
                 if image.format == "PNG":
                     _check_chunks(source)

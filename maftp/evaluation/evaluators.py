@@ -66,7 +66,7 @@ class SemanticEvaluator(DatasetEvaluator):
             self._rows += semantic_rows(source.stem, counts)
 
     def evaluate(self) -> dict[str, Any] | None:
-        """Return `scores` and `per_class` records, in percent; None but in the first process."""
+        """Return `scores` and `per_class` records, in percent; None on all ranks except 0."""
         parts = comm.gather(self.matrix)
         if not comm.is_main_process():
             return None
@@ -127,7 +127,7 @@ class PanopticEvaluator(DatasetEvaluator):
             self._rows += panoptic_rows(image_id, one.counts)
 
     def evaluate(self) -> dict[str, Any] | None:
-        """Return `scores` and `per_class` records, in percent; None but in the first process."""
+        """Return `scores` and `per_class` records, in percent; None on all ranks except 0."""
         parts = comm.gather(self.quality)
         if not comm.is_main_process():
             return None

@@ -113,7 +113,7 @@ class InstanceEvaluator(DatasetEvaluator):
             )
 
     def evaluate(self) -> dict[str, Any] | None:
-        """Return `scores` in percent (None without ground truth); None but in the first process."""
+        """Return `scores` in percent (None without ground truth); None on all ranks except 0."""
         parts = comm.gather(self._detections)
         if not comm.is_main_process():
             return None

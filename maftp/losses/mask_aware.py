@@ -1,4 +1,4 @@
-"""Mask-aware loss: CLIP's score of a mask's class shall follow the mask's quality.
+"""Mask-aware loss: trains CLIP's class score to track mask quality.
 
 MAFT+ (ECCV 2024), "mask-aware loss": every query's probability of a ground-truth class is drawn to
 the query's IoU with that ground-truth mask, stretched so that the worst query has 0, the best 1.

@@ -100,7 +100,8 @@ def test_the_page_leads_to_the_file(server, tmp_path):
     path = fetch(weights(f"{server.url}/uc?export=download&id=1Be-E_e"), tmp_path)
     assert path.read_bytes() == DATA
     assert [request[0] for request in server.state["requests"]] == ["/uc", "/download"]
-    assert leftovers(tmp_path) == ["weights.pth", "weights.pth.sha256"]
+    notes = ["weights.pth.downloaded.json", "weights.pth.sha256"]
+    assert leftovers(tmp_path) == ["weights.pth", *notes]
 
 
 def test_the_form_may_lead_to_another_host(server, tmp_path):

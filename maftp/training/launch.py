@@ -26,6 +26,7 @@ from maftp.lock import locked
 from maftp.modeling.tensor_files import content_digest
 from maftp.tracking.manifest import collect_manifest, input_digests, training_digest
 from maftp.tracking.mlflow_logger import MlflowLogger
+from maftp.tracking.mlflow_store import MlflowStore
 from maftp.training.allocation import Allocation, slurm_allocation
 from maftp.training.checkpoint import newest_checkpoint, read_numbers
 from maftp.training.interruption import StopNote, heeding_signals
@@ -143,8 +144,8 @@ def _train(
     job: Job, folder: RunFolder, manifest: dict[str, Any], allocation: Allocation | None
 ) -> None:
     """Train from the last checkpoint on, and publish the results."""
-    tracker = MlflowLogger.from_params(
-        job.params,
+    tracker = MlflowLogger(
+        MlflowStore.from_params(job.params),
         variant=job.facts["variant"],
         seed=job.seed,
         folder=folder.path,

@@ -226,11 +226,6 @@ class Run:
         return parts[0] | {"inputs": inputs}
 
     @property
-    def has_drift(self) -> bool:
-        """Tell whether its drift was measured."""
-        return (self.path / DRIFT).exists()
-
-    @property
     def drift(self) -> dict[str, Any]:
         """Return what `maftp drift` measured."""
         return read_json(self.path / DRIFT, remedy="run `maftp drift`")
@@ -276,27 +271,20 @@ def numbers(values: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def read_counts(statistics: Path, *, metric: str | None = None) -> pd.DataFrame:
+def read_counts(statistics: Path, metric: str) -> pd.DataFrame:
     """Read the counts of an evaluation: columns `image`, `class` and those of `COUNTS`.
 
     Args:
         statistics: their folder.
-        metric: which counts are wanted; None takes what is there.
+        metric: of the benchmark.
 
     Raises:
         DataError: they are missing, damaged or of another metric.
     """
-    remedy = "evaluate the run"
-    path = statistics / IMAGES
-    table = read_table(path, what="statistics", remedy=remedy, dtype={"image": str})
-    metric = metric or ("panoptic" if "iou" in table else "semantic")
-    for column in ("image", "class", *COUNTS[metric]):
-        if column not in table:
-            raise DataError(
-                f"{path}: no statistics of a {metric} benchmark, column {column} is missing; "
-                f"{remedy} again"
-            )
-    return table
+    return read_table(
+        statistics / IMAGES, what=f"statistics of a {metric} benchmark", remedy="evaluate the run",
+        columns=("image", "class", *COUNTS[metric]), dtype={"image": str},
+    )  # fmt: skip
 
 
 def read_table(
@@ -323,7 +311,7 @@ def read_table(
     except ValueError as error:  # all of pandas' are
         raise DataError(f"{path}: no table ({error}); {remedy} again") from None
     if missing := [name for name in columns if name not in table]:
-        raise DataError(f"{path}: column {missing[0]} is missing; {remedy} again")
+        raise DataError(f"{path}: no {what}, column {missing[0]} is missing; {remedy} again")
     return table
 
 

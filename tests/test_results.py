@@ -106,18 +106,19 @@ def test_a_file_that_is_no_result_is_refused(run, content):
 
 def test_tables_are_checked(tmp_path):
     path = tmp_path / "images.csv"
-    with pytest.raises(DataError, match="no such statistics; evaluate the run first"):
-        read_counts(tmp_path)
+    with pytest.raises(
+        DataError, match="no such statistics of a semantic .* evaluate the run first"
+    ):
+        read_counts(tmp_path, "semantic")
     path.write_text("image,class,iou\n01,0,1\n")
-    with pytest.raises(DataError, match="no statistics of a panoptic benchmark, column true_pos"):
-        read_counts(tmp_path)
-    with pytest.raises(DataError, match="no statistics of a semantic benchmark, column correct"):
-        read_counts(tmp_path, metric="semantic")
+    for metric, column in (("panoptic", "true_positives"), ("semantic", "correct")):
+        with pytest.raises(DataError, match=f"of a {metric} benchmark, column {column} is missing"):
+            read_counts(tmp_path, metric)
     with pytest.raises(DataError, match="column x is missing; make it again"):
         read_table(path, what="table", remedy="make it", columns=["image", "x"])
     path.write_text("")
     with pytest.raises(DataError, match="no table"):
-        read_counts(tmp_path)
+        read_counts(tmp_path, "semantic")
 
 
 def test_nested_values_are_joined():

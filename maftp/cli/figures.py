@@ -77,7 +77,7 @@ def _plot_drift(
     params: Params, results: Path, ablations: Path | None, benchmark: str, out: Path
 ) -> pd.DataFrame:
     from maftp.report.method_plots import plot_drift, read_drift
-    from maftp.results import find_runs
+    from maftp.results import DRIFT, find_runs
 
     titles = {variant: variant for variant in params.variants}
     seeds = params.seeds
@@ -86,7 +86,7 @@ def _plot_drift(
         seeds = params.ablations.seeds or seeds
     runs = {title: find_runs(results, [run], seeds) for title, run in titles.items()}
     # Variants that train nothing have no drift of their own.
-    measured = {title: own for title, own in runs.items() if own[0].has_drift}
+    measured = {title: own for title, own in runs.items() if (own[0].path / DRIFT).exists()}
     return plot_drift(read_drift(measured or runs), out, benchmark=benchmark)
 
 
@@ -98,9 +98,9 @@ def curves(history: Path, /, *, title: str, out: NewFile) -> None:
         title: line above the plot.
         out: .png to write.
     """
-    from maftp.report.figures import draw_learning_curves
+    from maftp.report.training_plots import plot_losses
 
-    draw_learning_curves(history, out, title=title)
+    plot_losses(history, out, title=title)
 
 
 def provenance(results: Path, /, *, out: NewFile, params: ParamFiles = PARAMS) -> None:

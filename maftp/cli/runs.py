@@ -25,7 +25,7 @@ def log(
     """
     import tempfile
 
-    from maftp.report.figures import draw_learning_curves
+    from maftp.report.training_plots import plot_losses
     from maftp.results import HISTORY, Run
     from maftp.tracking.mlflow_runs import log_run
     from maftp.tracking.mlflow_store import MlflowStore
@@ -37,7 +37,7 @@ def log(
                 pictures = []
                 if run.history:
                     pictures = [Path(folder) / "learning_curves.png"]
-                    draw_learning_curves(run.path / HISTORY, pictures[0], title=run.name)
+                    plot_losses(run.path / HISTORY, pictures[0], title=run.name)
                 log_run(store, run, table=table, pictures=pictures)
     except MaftpError:
         raise

@@ -46,7 +46,7 @@ def image_scores(statistics: Path) -> dict[str, float]:
     Raises:
         DataError: the statistics are missing or of a panoptic benchmark.
     """
-    table = read_counts(statistics, metric="semantic").query("truth > 0")
+    table = read_counts(statistics, "semantic").query("truth > 0")
     ious = table.correct / (table.truth + table.predicted - table.correct)
     return ious.groupby(table.image).mean().to_dict()
 

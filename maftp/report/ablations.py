@@ -176,10 +176,10 @@ class _Reader:
         return means | {"trained as": trained}
 
     def _read(self, run: Run, benchmark: str) -> Counts:
-        folder = run.evaluation(benchmark).statistics
-        if folder not in self._counts:
-            self._counts[folder] = counts_of(folder)
-        return self._counts[folder]
+        result = run.evaluation(benchmark)
+        if result.path not in self._counts:
+            self._counts[result.path] = counts_of(result.statistics, result.metric)
+        return self._counts[result.path]
 
 
 def _text(rows: pd.DataFrame) -> str:

@@ -34,14 +34,13 @@ class Counts:
         return "iou" in self.columns
 
 
-def counts_of(statistics: Path) -> Counts:
+def counts_of(statistics: Path, metric: str) -> Counts:
     """Read the statistics of one evaluation.
 
     Raises:
         MaftpError: they are missing or damaged.
     """
-    table = read_counts(statistics)
-    names = next(names for names in COUNTS.values() if names[0] in table)
+    table, names = read_counts(statistics, metric), COUNTS[metric]
     grids = {name: table.pivot(index="image", columns="class", values=name) for name in names}
     first = grids[names[0]]
     return Counts(

@@ -90,11 +90,11 @@ def test_statistics_are_read_and_mistakes_named(tmp_path):
     (tmp_path / "images.csv").write_text(
         "image,class,correct,truth,predicted\n01,2,3,4,5\n02,0,1,1,1\n"
     )
-    counts = counts_of(tmp_path)
+    counts = counts_of(tmp_path, "semantic")
     assert counts.images == ("01", "02") and counts.classes == (0, 2)
     assert counts.columns["truth"].tolist() == [[0, 4], [1, 0]]
     with pytest.raises(MaftpError, match="no such statistics"):
-        counts_of(tmp_path / "none")
+        counts_of(tmp_path / "none", "semantic")
     (tmp_path / "images.csv").write_text("image,class,correct\n")
     with pytest.raises(MaftpError, match="column truth is missing"):
-        counts_of(tmp_path)
+        counts_of(tmp_path, "semantic")

@@ -158,21 +158,15 @@ def _log_model(store: MlflowStore, run: Run, run_id: str) -> str:
 
 
 def _signature(run: Run) -> ModelSignature:
-    from mlflow.models import ModelSignature
-    from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
+    from mlflow.models import ModelSignature, infer_signature
+    from mlflow.types import Schema, TensorSpec
     from safetensors import safe_open
 
-    size = run.manifest["params"]["input"]["test"]
     with safe_open(run.path / WEIGHTS, framework="np") as file:
         names = json.loads(file.metadata()["maftp"])["training_vocabulary"]
+    defaults = {"vocabulary": names, **run.manifest["params"]["input"]["test"]}
     return ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, -1, -1, 3), name=None)]),
-        outputs=Schema([TensorSpec(np.dtype("int64"), (-1, -1, -1), name=None)]),
-        params=ParamSchema(
-            [
-                ParamSpec("vocabulary", "string", names, shape=(-1,)),
-                ParamSpec("short_side", "long", size["short_side"]),
-                ParamSpec("max_side", "long", size["max_side"]),
-            ]
-        ),
+        inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, -1, -1, 3))]),
+        outputs=Schema([TensorSpec(np.dtype("int64"), (-1, -1, -1))]),
+        params=infer_signature(params=defaults).params,
     )

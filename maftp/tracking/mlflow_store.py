@@ -152,14 +152,8 @@ class MlflowStore:
 def manifest_tags(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """Return the way back from a run: commit, command, machine, packages, digests of its inputs."""
     names = ("commit", "dirty", "params_digest", "source_digest", "device", "host", "platform")
-    tags = {f"maftp.{name}": manifest.get(name) for name in (*names, "python")}
     command = " ".join(manifest.get("command", ())) or None
-    tags |= {
-        "maftp.command": command,
-        "mlflow.source.name": command,
-        "mlflow.source.type": "LOCAL",
-        "mlflow.source.git.commit": manifest.get("commit"),
-    }
-    for group, key in (("package", "packages"), ("sha256", "inputs")):
-        tags |= {f"maftp.{group}.{name}": value for name, value in manifest.get(key, {}).items()}
-    return tags
+    named = {name: manifest.get(name) for name in (*names, "python")} | {"command": command}
+    named |= {"package": manifest.get("packages", {}), "sha256": manifest.get("inputs", {})}
+    source = {"name": command, "type": "LOCAL", "git.commit": manifest.get("commit")}
+    return flatten({"maftp": named, "mlflow.source": source})

@@ -16,6 +16,7 @@ BASE = {
     "yaml_file",
     "credentials",
     "memory",
+    "results",
 }
 ALLOWED = {
     "": {"api"},
@@ -27,6 +28,7 @@ ALLOWED = {
     "memory": set(),
     "files": {"errors"},
     "yaml_file": {"errors", "files"},
+    "results": {"errors"},
     "blocks": set(),
     "config": {"blocks", "errors", "grid", "yaml_file"},
     "ops": BASE,
@@ -56,7 +58,7 @@ CIRCLES = [
     # registration reads the catalog, and asks for the records of a data set when Detectron2 does
     ("maftp.data.catalog", "maftp.data.records"),
 ]
-MLFLOW = ("comparison", "mlflow_logger", "mlflow_runs", "mlflow_store", "registry", "served_model")
+MLFLOW = ("mlflow_logger", "mlflow_runs", "mlflow_store", "served_model")
 FRAMEWORKS = {
     "ray": {f"maftp.training.{name}" for name in ("launch", "ray_cluster", "ray_workers")},
     "nicegui": {"maftp.apps.demo"},

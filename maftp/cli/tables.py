@@ -25,10 +25,11 @@ def scores(
         metrics: .json file to write.
         plots: folder of .csv files to write.
     """
-    from maftp.report.scores import read_results, write_metrics, write_plots
+    from maftp.report.scores import write_metrics, write_plots
+    from maftp.results import Run
 
-    benchmarks = benchmarks or read_params(params).benchmarks
-    results = read_results(folder, benchmarks=benchmarks)
+    run = Run(folder)
+    results = [run.evaluation(name) for name in benchmarks or read_params(params).benchmarks]
     write_metrics(results, metrics)
     write_plots(results, plots)
 

@@ -19,14 +19,13 @@ from maftp.config import Params
 from maftp.data.catalog import Catalog
 from maftp.data.images import read_label, read_rgb
 from maftp.data.mapper import TestMapper
-from maftp.errors import DataError
 from maftp.evaluation.evaluators import label_map
 from maftp.evaluation.runner import set_classes
-from maftp.evaluation.statistics import IMAGES
 from maftp.evaluation.subject import Subject, class_names, load_subject
 from maftp.files import atomic_path, check_output, check_replaceable
 from maftp.modeling.build import load_model
 from maftp.report.figures import NOTHING, Colour, Layer, draw_panel
+from maftp.results import read_counts
 
 VERDICTS = ("only {method} right", "only {baseline} right", "both wrong")
 _VERDICT_COLOURS: tuple[Colour, ...] = ((0, 114, 178), (230, 159, 0), (60, 60, 60))
@@ -47,20 +46,9 @@ def image_scores(statistics: Path) -> dict[str, float]:
     Raises:
         DataError: the statistics are missing or of a panoptic benchmark.
     """
-    path = statistics / IMAGES
-    ious: dict[str, list[float]] = {}
-    try:
-        with open(path, newline="") as file:
-            for row in csv.DictReader(file):
-                truth, correct = int(row["truth"]), int(row["correct"])
-                if truth:
-                    union = truth + int(row["predicted"]) - correct
-                    ious.setdefault(row["image"], []).append(correct / union)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such statistics; evaluate the run again") from None
-    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
-        raise DataError(f"{path}: no statistics of a semantic benchmark ({error})") from None
-    return {image: float(np.mean(values)) for image, values in ious.items()}
+    table = read_counts(statistics, "semantic").query("truth > 0")
+    ious = table.correct / (table.truth + table.predicted - table.correct)
+    return ious.groupby(table.image).mean().to_dict()
 
 
 def choose(scores: Mapping[str, float], *, each: int) -> dict[str, str]:

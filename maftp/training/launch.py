@@ -37,6 +37,7 @@ from maftp.losses.representation_compensation import check_width
 from maftp.modeling.tensor_files import content_digest
 from maftp.tracking.manifest import collect_manifest, input_digests, training_digest
 from maftp.tracking.mlflow_logger import MlflowLogger
+from maftp.tracking.mlflow_store import MlflowStore
 from maftp.training.checkpoint import newest_checkpoint, read_numbers
 from maftp.training.distributed import Worker
 from maftp.training.meter import progress_line
@@ -150,8 +151,8 @@ def _train(
     job: Job, folder: RunFolder, manifest: dict[str, Any], allocation: Allocation | None
 ) -> None:
     """Train from the last checkpoint on, and publish the results."""
-    tracker = MlflowLogger.from_params(
-        job.params,
+    tracker = MlflowLogger(
+        MlflowStore.from_params(job.params),
         variant=job.facts["variant"],
         seed=job.seed,
         folder=folder.path,

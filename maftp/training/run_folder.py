@@ -25,6 +25,8 @@ from typing import Any
 from maftp.errors import CheckpointError, TrainingError
 from maftp.files import atomic_path, write_json
 from maftp.memory import GPU, HOST
+from maftp.results import HISTORY, MANIFEST, WEIGHTS
+from maftp.results import VALIDATION as VALIDATION
 from maftp.training.checkpoint import (
     BEST,
     STATE,
@@ -40,7 +42,6 @@ from maftp.training.worker_files import Heartbeat, describe_loss
 
 logger = logging.getLogger(__name__)
 
-WEIGHTS = "weights.safetensors"
 RUN = "run"
 """Key of the digest of everything a run depends on, in weights and checkpoints."""
 
@@ -59,8 +60,8 @@ class RunFolder:
         self.digest = digest
         self.checkpoints = self.path / "checkpoints"
         self.weights = self.path / WEIGHTS
-        self.history = self.path / "history.csv"
-        self.manifest = self.path / "manifest.json"
+        self.history = self.path / HISTORY
+        self.manifest = self.path / MANIFEST
 
     @property
     def complete(self) -> bool:

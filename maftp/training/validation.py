@@ -16,8 +16,8 @@ from maftp.evaluation.runner import predict_all, set_classes
 from maftp.evaluation.subject import load_subject
 from maftp.files import atomic_path
 from maftp.modeling.segmenter import Segmenter
-from maftp.tracking.mlflow_logger import PICTURES
 from maftp.training.checkpoint import step_folder
+from maftp.training.run_folder import VALIDATION
 
 if TYPE_CHECKING:
     from maftp.config import Params
@@ -46,7 +46,7 @@ class Validation:
         evaluate = params.evaluate.model_copy(update={"max_images": images})
         self._params = params.model_copy(update={"evaluate": evaluate})
         self._model = model
-        self._folder = folder / PICTURES
+        self._folder = folder / VALIDATION
         self._subject = load_subject(
             benchmark,
             params=self._params,

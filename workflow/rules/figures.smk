@@ -93,7 +93,7 @@ rule curves:
         "../../envs/environment.yaml"
     params:
         title="{variant}, seed {seed}",
-        code=code_mark("report.figures"),
+        code=code_mark("report.training_plots"),
     message:
         "Plot the losses of {wildcards.variant}, seed {wildcards.seed}"
     shell:

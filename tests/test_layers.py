@@ -41,7 +41,6 @@ ALLOWED = {
     "miniworld": BASE | {"data"},
     "training": BASE | {"ops", "data", "losses", "modeling", "tracking", "evaluation"},
     "evaluation": BASE | {"ops", "data", "modeling", "tracking", "report.figures"},
-    "inspection": BASE | {"data", "modeling", "evaluation", "report.figures"},
     "report": BASE,
     "regions": set(),
     "api": BASE | {"regions", "modeling", "data.mapper"},

@@ -142,7 +142,7 @@ def drift(
         text: cached embeddings of the vocabulary.
         out: JSON file to write.
     """
-    from maftp.inspection.drift import measure_drift
+    from maftp.evaluation.drift import measure_drift
 
     experiment = read_params(params)
     catalog, root = catalog_and_root(experiment)
@@ -181,12 +181,12 @@ def gallery(
         statistics: counts per image of the method.
         out: folder to write.
     """
-    from maftp.inspection.gallery import Contender, draw_gallery
+    from maftp.evaluation.gallery import GalleryModel, draw_gallery
 
     experiment = read_params(params)
     catalog, root = catalog_and_root(experiment)
     first, second = (
-        Contender(name, experiment.for_variant(name), path)
+        GalleryModel(name, experiment.for_variant(name), path)
         for name, path in zip((method, baseline), weights, strict=True)
     )
     draw_gallery(

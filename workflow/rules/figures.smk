@@ -124,7 +124,7 @@ rule drift:
         gpus=PARAMS.execution.gpus_per_worker,
     params:
         benchmark=PICTURED,
-        code=code_mark("inspection.drift"),
+        code=code_mark("evaluation.drift"),
     message:
         "Measure the drift of CLIP in {wildcards.variant}, seed {wildcards.seed}"
     shell:
@@ -154,7 +154,7 @@ rule gallery:
         benchmark=PICTURED,
         method=METHOD,
         baseline=BASELINE or METHOD,
-        code=code_mark("inspection.gallery"),
+        code=code_mark("evaluation.gallery"),
     message:
         "Draw the best, median and worst images of {params.benchmark}"
     shell:

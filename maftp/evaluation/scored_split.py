@@ -23,7 +23,7 @@ from maftp.evaluation.panoptic import PanopticTruth
 
 
 @dataclass(frozen=True)
-class Subject:
+class ScoredSplit:
     """The split that a benchmark scores."""
 
     name: str
@@ -95,9 +95,9 @@ class Subject:
         )
 
 
-def load_subject(
+def load_split(
     benchmark: str, *, params: Params, catalog: Catalog, root: Path, training: list[str]
-) -> Subject:
+) -> ScoredSplit:
     """Register the catalog with Detectron2 and gather what a benchmark scores.
 
     Args:
@@ -127,7 +127,7 @@ def load_subject(
             )
     elif entry.metric == "instance":
         truth = InstanceTruth.read(annotations)
-    return Subject(
+    return ScoredSplit(
         name=split.name,
         metric=entry.metric,
         records=records[: params.evaluate.max_images],

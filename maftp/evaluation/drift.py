@@ -25,7 +25,7 @@ from maftp.data.images import read_label
 from maftp.data.mapper import TestMapper
 from maftp.errors import DataError
 from maftp.evaluation.runner import set_classes
-from maftp.evaluation.subject import class_names, load_subject
+from maftp.evaluation.scored_split import class_names, load_split
 from maftp.files import check_output, sha256, write_json
 from maftp.modeling.build import load_model
 from maftp.modeling.clip_backbone import ClipBackbone
@@ -84,18 +84,18 @@ def measure_drift(
     """
     check_output(out)
     training = class_names(catalog.dataset(params.data.train), root).names
-    subject = load_subject(benchmark, params=params, catalog=catalog, root=root, training=training)
-    if subject.metric != "semantic":
+    split = load_split(benchmark, params=params, catalog=catalog, root=root, training=training)
+    if split.metric != "semantic":
         raise DataError(f"{benchmark}: drift needs a semantic benchmark; choose another")
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     model = load_model(params, weights, place)
     model.set_training_vocabulary(training)
-    set_classes(model, subject, embeddings, shuffle=False)
+    set_classes(model, split, embeddings, shuffle=False)
     original = ClipBackbone.from_params(params, weights=clip).to(place)
     found = _join(
-        list(_regions(model, original, record, mapper, subject.ignore_label))
+        list(_regions(model, original, record, mapper, split.ignore_label))
         for mapper in [TestMapper.from_params(params)]
-        for record in track(subject.records, f"drift on {benchmark}")
+        for record in track(split.records, f"drift on {benchmark}")
     )
     result = {
         "experiment": params.experiment,
@@ -104,7 +104,7 @@ def measure_drift(
         "benchmark": benchmark,
         "weights_sha256": sha256(weights),
         "clip_sha256": sha256(clip),
-        **summarise(found, np.array(subject.seen)),
+        **summarise(found, np.array(split.seen)),
     }
     write_json(out, result)
     return result

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maftp.inspection.drift import RegionNames, _regions, region_masks, summarise
+from maftp.evaluation.drift import RegionNames, _regions, region_masks, summarise
 
 
 def test_masks_of_a_label_map_are_resized_and_padded():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from maftp.errors import DataError
-from maftp.inspection.gallery import choose, difference, image_scores
+from maftp.evaluation.gallery import choose, difference, image_scores
 from maftp.report.figures import NOTHING
 
 

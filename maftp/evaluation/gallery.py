@@ -21,7 +21,7 @@ from maftp.data.images import read_label, read_rgb
 from maftp.data.mapper import TestMapper
 from maftp.evaluation.evaluators import label_map
 from maftp.evaluation.runner import set_classes
-from maftp.evaluation.subject import Subject, class_names, load_subject
+from maftp.evaluation.scored_split import ScoredSplit, class_names, load_split
 from maftp.files import atomic_path, check_output, check_replaceable
 from maftp.modeling.build import load_model
 from maftp.report.figures import NOTHING, Colour, Layer, draw_panel
@@ -32,7 +32,7 @@ _VERDICT_COLOURS: tuple[Colour, ...] = ((0, 114, 178), (230, 159, 0), (60, 60, 6
 
 
 @dataclass(frozen=True)
-class Contender:
+class GalleryModel:
     """A model of the gallery."""
 
     title: str
@@ -83,7 +83,7 @@ def difference(
 
 
 def draw_gallery(
-    contenders: tuple[Contender, Contender],
+    models: tuple[GalleryModel, GalleryModel],
     *,
     benchmark: str,
     statistics: Path,
@@ -96,7 +96,7 @@ def draw_gallery(
     """Write a PNG per chosen image below `best`, `median` or `worst`, and `gallery.csv`.
 
     Args:
-        contenders: the method, then the baseline.
+        models: the method, then the baseline.
         benchmark: semantic, by its name in the catalog.
         statistics: of the method on the benchmark.
         catalog: describes the benchmark.
@@ -111,25 +111,25 @@ def draw_gallery(
     """
     check_output(out, folder=True)
     check_replaceable(out, {"best", "median", "worst", "gallery.csv"})
-    method = contenders[0]
+    method = models[0]
     training = class_names(catalog.dataset(method.params.data.train), root).names
-    subject = load_subject(
+    split = load_split(
         benchmark, params=method.params, catalog=catalog, root=root, training=training
     )
     scores = image_scores(statistics)
     chosen = choose(scores, each=each)
-    records = {Path(r["sem_seg_file_name"]).stem: r for r in subject.records}
+    records = {Path(r["sem_seg_file_name"]).stem: r for r in split.records}
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     labels = [
-        _predict(contender, subject, training, [records[image] for image in chosen], place)
-        for contender in contenders
+        _predict(chosen_model, split, training, [records[image] for image in chosen], place)
+        for chosen_model in models
     ]
-    titles = (contenders[0].title, contenders[1].title)
+    titles = (models[0].title, models[1].title)
     with atomic_path(out) as folder:
         folder.mkdir()
         for index, (image, kind) in enumerate(chosen.items()):
             pair = (labels[0][index], labels[1][index])
-            _draw(folder / kind / f"{image}.png", records[image], subject, titles, pair)
+            _draw(folder / kind / f"{image}.png", records[image], split, titles, pair)
         with open(folder / "gallery.csv", "w", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["image", "kind", f"mIoU of {titles[0]} on the image"])
@@ -138,30 +138,30 @@ def draw_gallery(
 
 @torch.inference_mode()
 def _predict(
-    contender: Contender,
-    subject: Subject,
+    chosen_model: GalleryModel,
+    split: ScoredSplit,
     training: Sequence[str],
     records: Sequence[dict[str, Any]],
     device: str,
 ) -> list[NDArray[np.int64]]:
-    model = load_model(contender.params, contender.weights, device)
+    model = load_model(chosen_model.params, chosen_model.weights, device)
     model.set_training_vocabulary(training)
-    set_classes(model, subject, None, shuffle=False)
-    mapper = TestMapper.from_params(contender.params)
+    set_classes(model, split, None, shuffle=False)
+    mapper = TestMapper.from_params(chosen_model.params)
     return [label_map(model([mapper(record)])[0]) for record in records]
 
 
 def _draw(
     path: Path,
     record: Mapping[str, Any],
-    subject: Subject,
+    split: ScoredSplit,
     titles: tuple[str, str],
     labels: tuple[NDArray[np.int64], NDArray[np.int64]],
 ) -> None:
     truth = read_label(Path(record["sem_seg_file_name"])).astype(np.int64)
-    truth[truth == subject.ignore_label] = NOTHING
+    truth[truth == split.ignore_label] = NOTHING
     verdict = difference(truth, *labels)
-    shifted = np.where(verdict == NOTHING, NOTHING, verdict + len(subject.names))
+    shifted = np.where(verdict == NOTHING, NOTHING, verdict + len(split.names))
     words = {"method": titles[0], "baseline": titles[1]}
     draw_panel(
         path,
@@ -172,6 +172,6 @@ def _draw(
             Layer(titles[0], labels[0]),
             Layer("difference", shifted),
         ],
-        names=[*subject.names, *(text.format(**words) for text in VERDICTS)],
-        colours=[*subject.colours, *_VERDICT_COLOURS],
+        names=[*split.names, *(text.format(**words) for text in VERDICTS)],
+        colours=[*split.colours, *_VERDICT_COLOURS],
     )

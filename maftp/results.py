@@ -1,5 +1,7 @@
 """The folder of a run, `results/{experiment}/{variant}/seed{seed}`: its files and what they say.
 
+Runs of the ablation grid lie in `results/ablations/{experiment}/{run}/seed{seed}`.
+
 manifest.json               what the training was made of; none of a run with others' weights
 history.csv                 a row per progress line of the training
 weights.safetensors         what it led to
@@ -24,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from maftp.errors import DataError
+from maftp.grid import FOLDER, PREFIX
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -232,8 +235,16 @@ class Run:
 
 
 def find_runs(results: Path, variants: Iterable[str], seeds: Sequence[int]) -> list[Run]:
-    """Name the runs of an experiment, `results/{experiment}`, variant by variant."""
-    return [Run(results / variant / f"seed{seed}") for variant in variants for seed in seeds]
+    """Name the runs of an experiment, `results/{experiment}`, variant by variant.
+
+    Those of its ablation grid lie in `results/ablations/{experiment}`.
+    """
+    grid = results.parent / FOLDER / results.name
+    return [
+        Run((grid if variant.startswith(PREFIX) else results) / variant / f"seed{seed}")
+        for variant in variants
+        for seed in seeds
+    ]
 
 
 def score_rows(runs: Sequence[Run], benchmarks: Sequence[str]) -> list[Score]:

@@ -39,6 +39,7 @@ def figure(
         out: .png to write.
         numbers: .csv of what is plotted.
     """
+    from maftp.errors import MaftpError
     from maftp.report.ablations import read_ablations
     from maftp.report.class_plots import plot_classes, plot_confusion
     from maftp.report.csv_file import write_csv
@@ -68,7 +69,9 @@ def figure(
         case "drift":
             plotted = _plot_drift(experiment, results, ablations, benchmark, out)
         case "ablations":
-            table = read_ablations(ablations or results / "ablations.csv")
+            if ablations is None:
+                raise MaftpError("--ablations: name the table of ablations")
+            table = read_ablations(ablations)
             plotted = plot_ablations(table[table.experiment == experiment.experiment], out)
     write_csv(plotted, numbers)
 

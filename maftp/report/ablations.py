@@ -45,7 +45,7 @@ def ablation_table(
 
     Args:
         grid: rows and runs.
-        results: the experiment's folder, with `{run}/seed{seed}/evaluation/`.
+        results: the experiment's folder.
         experiment: its name.
         benchmarks: scored by every run.
         seeds: of every run.
@@ -56,7 +56,8 @@ def ablation_table(
     """
     reader = _Reader(results, grid, list(benchmarks), list(seeds), draws)
     full = grid.rows[0].run
-    recipe = experiment_table([results / full / f"seed{seeds[0]}"], benchmarks=benchmarks).iloc[0]
+    first = find_runs(results, [full], seeds[:1])[0].path
+    recipe = experiment_table([first], benchmarks=benchmarks).iloc[0]
     common = {"experiment": experiment, **{key: recipe[key] for key in RECIPE}}
     records = [{**common, **_what(row), **reader.scores(row.run, full)} for row in grid.rows]
     return pd.DataFrame(records)

@@ -28,7 +28,7 @@ ALLOWED = {
     "memory": set(),
     "files": {"errors"},
     "yaml_file": {"errors", "files"},
-    "results": {"errors"},
+    "results": {"errors", "grid"},
     "blocks": set(),
     "config": {"blocks", "errors", "grid", "yaml_file"},
     "ops": BASE,

@@ -127,7 +127,7 @@ def scores(folder: Path) -> pd.DataFrame:
 
 def test_repro_gives_the_table_of_snakemake(first, finished):
     clone, output = first
-    assert jobs_run(output) == {"train", "evaluate", "scores", "experiment_table"}
+    assert jobs_run(output) == {"train", "evaluate", "scores", "experiment_table", "grid"}
     pd.testing.assert_frame_equal(scores(clone.path), scores(finished.path))
 
 
@@ -179,7 +179,7 @@ def test_results_without_records_are_not_taken_for_good(copied):
 
 def test_an_experiment_changes_what_depends_on_it(copied):
     output = copied.dvc("exp", "run", "-S", "train.rc_weight=0.2")
-    assert jobs_run(output) == {"train", "evaluate", "scores", "experiment_table"}
+    assert jobs_run(output) == {"train", "evaluate", "scores", "experiment_table", "grid"}
     difference = json.loads(copied.run(BIN / "dvc", "metrics", "diff", "--json", "--all").stdout)
     assert "old" in difference[METRICS]["maftp.seed0.PAS-20"]
     changed = copied.run("git", "diff", "--name-only").stdout.split()

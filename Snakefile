@@ -44,13 +44,11 @@ onsuccess:
     remove_spent_archives(
         NEEDED + [name for name in NEEDS.kin if is_converted(name)]
     )
-    job_records.save(EXPERIMENT, root=ROOT)
 
 
 onerror:
     # some may have been planned and not come about
     remove_spent_archives(DATASETS)
-    job_records.save(EXPERIMENT, root=ROOT)
 
 
 rule all:
@@ -64,6 +62,14 @@ rule datasets:
         [layout.manifest_path(ROOT, name) for name in DATASETS],
     message:
         "All data sets of {EXPERIMENT} are converted"
+
+
+# What DVC versions of the grid; nothing where an experiment has none.
+rule grid:
+    input:
+        f"{GRID_RESULTS}/table.csv" if HAS_GRID else [],
+    message:
+        "The ablations of {EXPERIMENT} are there"
 
 
 rule embeddings:

@@ -37,7 +37,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from maftp.config import Params, load_params, parse_params
 from maftp.data.loader import training_batches
 from maftp.modeling.build import build_model
-from maftp.training.place import Place
+from maftp.training.distributed import Worker
 from maftp.training.worker import train
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -104,7 +104,7 @@ def work(folder: Path, params: Params, rank: int, clip: Path) -> None:
 
     train(
         build(params, clip), batches, params=params, seed=0, folder=folder / "checkpoints",
-        report=report, facts={"run": "benchmark"}, place=Place(rank=rank, world_size=workers),
+        report=report, facts={"run": "benchmark"}, worker=Worker(rank=rank, world_size=workers),
     )  # fmt: skip
     own = (seconds[1] - seconds[0]) / (params.train.iterations // 2 * BATCH)
     (folder / f"{rank}.json").write_text(json.dumps({**rows[1], "processor_seconds": own}))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from maftp.modeling.checkpoint_file import read_metadata
 from maftp.modeling.clip_backbone import PROJECT_ROOT
 from maftp.modeling.postprocessing import Segment
 from maftp.regions import NOTHING, Region, class_regions, enlarge, segment_regions
+from maftp.results import MANIFEST, read_json
 
 if TYPE_CHECKING:
     from maftp.modeling.fcclip import FCCLIP
@@ -40,7 +40,6 @@ EXPERIMENTS = PROJECT_ROOT / "workflow" / "experiments"
 MINIATURE = Path("results/miniature/maftp/seed0/weights.safetensors")
 PANOPTIC_PIXELS = 1_500_000
 """Segments of larger pictures are found at this size and enlarged, for memory."""
-_MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -329,11 +328,11 @@ def _miniature() -> Path:
 
 def _params_of(weights: Path) -> Params:
     """Read the parameters of own weights: from the manifest beside them, else by their names."""
-    manifest = weights.with_name(_MANIFEST)
+    manifest = weights.with_name(MANIFEST)
     if manifest.is_file():
         try:
-            values = json.loads(manifest.read_text())["params"]
-        except (ValueError, KeyError, TypeError) as error:
+            values = read_json(manifest, remedy="train the run")["params"]
+        except (KeyError, TypeError) as error:
             raise ParamsError(f"{manifest}: no manifest of a run ({error!r})") from None
         return recorded_params(values, source=str(manifest))
     noted = read_metadata(weights)

@@ -293,7 +293,7 @@ class Augmentation(Block):
     """Score each size mirrored as well."""
 
 
-class Need(Block):
+class JobResources(Block):
     """What one job needs; both grow with every retry."""
 
     memory_mb: Positive
@@ -315,11 +315,11 @@ class Resources(Block):
     """How often lost workers are replaced within one training."""
     checkpoint_mirror: Place | None = None
     """URI of a folder for copies of checkpoints, such as s3://bucket/folder; null: no copies."""
-    train: Need = Need(memory_mb=8000, minutes=720)
+    train: JobResources = JobResources(memory_mb=8000, minutes=720)
     """One training."""
-    evaluate: Need = Need(memory_mb=8000, minutes=240)
+    evaluate: JobResources = JobResources(memory_mb=8000, minutes=240)
     """One evaluation of one benchmark."""
-    prepare: Need = Need(memory_mb=4000, minutes=240)
+    prepare: JobResources = JobResources(memory_mb=4000, minutes=240)
     """Any other job: download, unpack, convert, embed, tables."""
 
 

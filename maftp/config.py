@@ -33,7 +33,7 @@ from maftp.blocks import (
     Train,
 )
 from maftp.errors import ParamsError
-from maftp.grid import PREFIX, Grid, expand
+from maftp.grid import FOLDER, PREFIX, Grid, expand
 from maftp.yaml_file import read_yaml
 
 
@@ -67,6 +67,8 @@ class Params(Block):
         for variant, overrides in self.variants.items():
             for key in _dotted(overrides):
                 _refuse_shared(key, where=f"variants.{variant}", shared=SHARED)
+        if self.experiment == FOLDER:
+            raise ValueError(f"experiment: {FOLDER} is where grids lie; choose another name")
         if self.ablations is not None:
             self._check_grid_keys(self.ablations)
         workers = self.execution.workers

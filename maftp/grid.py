@@ -26,7 +26,8 @@ EVALUATION_ONLY = (
     "weights",
 )
 """Keys that change no trained weight."""
-_WEIGHTS = "results/{{experiment}}/{run}/seed{{seed}}/weights.safetensors"
+FOLDER = "ablations"
+"""Below results/: the runs of grids, apart from those of the tables, as DVC versions them apart."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,11 @@ def expand(variants: Mapping[str, Mapping[str, Any]], grid: Mapping[str, Any]) -
     return Grid(tuple(builder.rows), builder.runs)
 
 
+def _weights(run: str) -> str:
+    home = f"{FOLDER}/{{experiment}}" if run.startswith(PREFIX) else "{experiment}"
+    return f"results/{home}/{run}/seed{{seed}}/weights.safetensors"
+
+
 class _Builder:
     def __init__(self, variants: Mapping[str, Mapping[str, Any]]) -> None:
         self.rows: list[Row] = []
@@ -122,7 +128,7 @@ class _Builder:
                 None,
             )
             values = copy.deepcopy(values)
-            values["weights"] = None if source is None else _WEIGHTS.format(run=source)
+            values["weights"] = None if source is None else _weights(source)
             self._known[name] = values
         self.run_of[cell] = name
         self.runs[name] = self._known[name]

@@ -26,7 +26,8 @@ import scipy.io
 import yaml
 from PIL import Image
 
-from maftp.data.ade20k_index import read_index_files
+from maftp.apps.pictures import read_picture
+from maftp.apps.words import read_words
 from maftp.data.annotations import read_instance_json, read_panoptic_json
 from maftp.data.catalog import load_catalog
 from maftp.data.convert.ade20k_full import parse_id_table
@@ -41,10 +42,9 @@ from maftp.data.images import (
 )
 from maftp.data.index import ImageRow, read_index, write_index
 from maftp.data.unpack import unpack
+from maftp.data.verify import read_index_files
 from maftp.data.vocabulary import read_vocabulary
 from maftp.errors import MaftpError
-from maftp.prediction.pictures import read_picture
-from maftp.prediction.words import read_words
 from tests.data.test_annotations import instances, panoptic
 
 ROUNDS = int(os.environ.get("MAFTP_FUZZ", "1"))

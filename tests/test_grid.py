@@ -55,7 +55,7 @@ def test_equal_cells_are_one_run(params):
 def test_cells_that_differ_in_evaluation_only_share_their_weights(params):
     grid = params.grid
     shared = {run: values["weights"] for run, values in grid.runs.items() if values["weights"]}
-    source = "results/{experiment}/ablation-frozen/seed{seed}/weights.safetensors"
+    source = "results/ablations/{experiment}/ablation-frozen/seed{seed}/weights.safetensors"
     assert shared == {"ablation-ensemble-head": source, "ablation-ensemble-clip": source}
 
 

@@ -16,6 +16,7 @@ BASE = {
     "yaml_file",
     "credentials",
     "memory",
+    "results",
 }
 ALLOWED = {
     "": {"api"},
@@ -27,6 +28,7 @@ ALLOWED = {
     "memory": set(),
     "files": {"errors"},
     "yaml_file": {"errors", "files"},
+    "results": {"errors", "grid"},
     "blocks": set(),
     "config": {"blocks", "errors", "grid", "yaml_file"},
     "ops": BASE,
@@ -39,13 +41,12 @@ ALLOWED = {
     "miniworld": BASE | {"data"},
     "training": BASE | {"ops", "data", "losses", "modeling", "tracking", "evaluation"},
     "evaluation": BASE | {"ops", "data", "modeling", "tracking", "report.figures"},
-    "inspection": BASE | {"data", "modeling", "evaluation", "report.figures"},
     "report": BASE,
     "regions": set(),
     "api": BASE | {"regions", "modeling", "data.mapper"},
-    "prediction": BASE | {"api", "regions", "report.figures", "data.images", "data.vocabulary"},
-    "demo": BASE | {"api", "prediction", "miniworld"},
-    "export": BASE | {"api", "ops", "modeling", "data.vocabulary"},
+    "apps": BASE
+    | {"api", "regions", "ops", "modeling", "miniworld", "report.figures"}
+    | {"data.images", "data.vocabulary"},
 }
 ALLOWED["cli"] = set(ALLOWED) - {""}  # the top: it may use all, and nothing may use it
 EXCEPTIONS = {
@@ -56,10 +57,10 @@ CIRCLES = [
     # registration reads the catalog, and asks for the records of a data set when Detectron2 does
     ("maftp.data.catalog", "maftp.data.records"),
 ]
-MLFLOW = ("comparison", "mlflow_logger", "mlflow_runs", "mlflow_store", "registry", "served_model")
+MLFLOW = ("mlflow_logger", "mlflow_runs", "mlflow_store", "served_model")
 FRAMEWORKS = {
     "ray": {f"maftp.training.{name}" for name in ("launch", "ray_cluster", "ray_workers")},
-    "nicegui": {"maftp.demo.page"},
+    "nicegui": {"maftp.apps.demo"},
     "mlflow": {f"maftp.tracking.{name}" for name in MLFLOW},
     "cyclopts": {"maftp.cli"},
 }

@@ -116,7 +116,7 @@ def preview(
 @data.command
 def links(*, params: ParamFiles = PARAMS) -> None:
     """Link the folders under the names that other code expects."""
-    from maftp.data.links import make_links
+    from maftp.data.status import make_links
 
     _, root = catalog_and_root(read_params(params))
     for link in make_links(root):

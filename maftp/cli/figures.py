@@ -39,18 +39,19 @@ def figure(
         out: .png to write.
         numbers: .csv of what is plotted.
     """
+    from maftp.errors import MaftpError
     from maftp.report.ablations import read_ablations
     from maftp.report.class_plots import plot_classes, plot_confusion
     from maftp.report.csv_file import write_csv
     from maftp.report.method_plots import plot_ablations
-    from maftp.report.runs import find_runs
     from maftp.report.score_plots import plot_cost, plot_protocols, plot_scores
+    from maftp.results import find_runs
 
     experiment = read_params(params)
     benchmarks, seeds = experiment.benchmarks, experiment.seeds
 
     def runs(variants: Sequence[str]) -> list:
-        return find_runs(results, list(variants), seeds)
+        return find_runs(results, variants, seeds)
 
     match kind:
         case "scores":
@@ -68,7 +69,9 @@ def figure(
         case "drift":
             plotted = _plot_drift(experiment, results, ablations, benchmark, out)
         case "ablations":
-            table = read_ablations(ablations or results / "ablations.csv")
+            if ablations is None:
+                raise MaftpError("--ablations: name the table of ablations")
+            table = read_ablations(ablations)
             plotted = plot_ablations(table[table.experiment == experiment.experiment], out)
     write_csv(plotted, numbers)
 
@@ -77,19 +80,17 @@ def _plot_drift(
     params: Params, results: Path, ablations: Path | None, benchmark: str, out: Path
 ) -> pd.DataFrame:
     from maftp.report.method_plots import plot_drift, read_drift
+    from maftp.results import DRIFT, find_runs
 
     titles = {variant: variant for variant in params.variants}
     seeds = params.seeds
     if ablations is not None:
         titles = {row.title: row.run for row in params.grid.rows if row.study == "parts"}
         seeds = params.ablations.seeds or seeds
-    files = {
-        title: [results / run / f"seed{seed}" / "drift.json" for seed in seeds]
-        for title, run in titles.items()
-    }
+    runs = {title: find_runs(results, [run], seeds) for title, run in titles.items()}
     # Variants that train nothing have no drift of their own.
-    measured = {title: paths for title, paths in files.items() if paths[0].exists()}
-    return plot_drift(read_drift(measured or files), out, benchmark=benchmark)
+    measured = {title: own for title, own in runs.items() if (own[0].path / DRIFT).exists()}
+    return plot_drift(read_drift(measured or runs), out, benchmark=benchmark)
 
 
 def curves(history: Path, /, *, title: str, out: NewFile) -> None:
@@ -100,9 +101,9 @@ def curves(history: Path, /, *, title: str, out: NewFile) -> None:
         title: line above the plot.
         out: .png to write.
     """
-    from maftp.report.figures import draw_learning_curves
+    from maftp.report.training_plots import plot_losses
 
-    draw_learning_curves(history, out, title=title)
+    plot_losses(history, out, title=title)
 
 
 def provenance(results: Path, /, *, out: NewFile, params: ParamFiles = PARAMS) -> None:
@@ -114,10 +115,10 @@ def provenance(results: Path, /, *, out: NewFile, params: ParamFiles = PARAMS) -
     """
     from maftp.report.csv_file import write_csv
     from maftp.report.provenance import provenance_table
-    from maftp.report.runs import find_runs
+    from maftp.results import find_runs
 
     experiment = read_params(params)
-    runs = find_runs(results, list(experiment.variants), experiment.seeds)
+    runs = find_runs(results, experiment.variants, experiment.seeds)
     write_csv(provenance_table(runs, experiment.benchmarks), out)
 
 
@@ -144,7 +145,7 @@ def drift(
         text: cached embeddings of the vocabulary.
         out: JSON file to write.
     """
-    from maftp.inspection.drift import measure_drift
+    from maftp.evaluation.drift import measure_drift
 
     experiment = read_params(params)
     catalog, root = catalog_and_root(experiment)
@@ -183,12 +184,12 @@ def gallery(
         statistics: counts per image of the method.
         out: folder to write.
     """
-    from maftp.inspection.gallery import Contender, draw_gallery
+    from maftp.evaluation.gallery import GalleryModel, draw_gallery
 
     experiment = read_params(params)
     catalog, root = catalog_and_root(experiment)
     first, second = (
-        Contender(name, experiment.for_variant(name), path)
+        GalleryModel(name, experiment.for_variant(name), path)
         for name, path in zip((method, baseline), weights, strict=True)
     )
     draw_gallery(

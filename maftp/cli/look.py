@@ -68,15 +68,14 @@ def predict(
         every: every Nth frame of videos.
         strict: end with an error when a file of a folder, or the end of a video, cannot be read.
     """
+    from maftp.apps.pictures import check_results, find_sources
+    from maftp.apps.words import class_indices, read_words
     from maftp.errors import DataError
-    from maftp.prediction.pictures import find_sources
-    from maftp.prediction.results import check_results
-    from maftp.prediction.words import class_indices, read_words
 
     names = None if vocabulary is None else read_words(vocabulary)
     sources = find_sources(images)
     check_results(sources, out)
-    from maftp.prediction.run import predict
+    from maftp.apps.predict import predict
 
     loaded = model.load()
     if names is None:
@@ -110,8 +109,7 @@ def demo(
         port: port to listen on.
         no_browser: do not open a browser.
     """
-    from maftp.demo.page import Engine, serve
-    from maftp.demo.port import check_free
+    from maftp.apps.demo import Engine, check_free, serve
 
     check_free(host, port)
     engine = Engine(model.load(), short_side=short_side)
@@ -136,9 +134,9 @@ def export(
         vocabulary: words whose embeddings are written too; by default training's.
         out: file to write; by default model.onnx or model.pt2.
     """
-    from maftp.export.run import LIMITS, SUFFIX, export_model
+    from maftp.apps.export import LIMITS, SUFFIX, export_model
+    from maftp.apps.words import read_words
     from maftp.files import check_output
-    from maftp.prediction.words import read_words
 
     names = None if vocabulary is None else read_words(vocabulary)
     out = out or Path("model").with_suffix(SUFFIX[format])

@@ -3,34 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-from maftp.cli.options import PARAMS, NewFile, NewFolder, ParamFiles, Several, read_params
+from maftp.cli.options import PARAMS, NewFile, ParamFiles, read_params
 
 
 def scores(
-    folder: Path,
+    runs: tuple[Path, ...],
     /,
     *,
-    benchmarks: Annotated[tuple[str, ...] | None, Several] = None,
     metrics: NewFile,
-    plots: NewFolder,
+    classes: NewFile,
+    history: NewFile,
     params: ParamFiles = PARAMS,
 ) -> None:
-    """Write the scores of a run for dvc metrics and dvc plots.
+    """Write the scores and losses of an experiment's runs for dvc metrics and dvc plots.
 
     Args:
-        folder: results/EXPERIMENT/VARIANT/seedN.
-        benchmarks: which to read; by default `benchmarks` of the parameters.
-        metrics: .json file to write.
-        plots: folder of .csv files to write.
+        runs: results/EXPERIMENT/VARIANT/seedN.
+        metrics: .json file of the main scores.
+        classes: .csv file of the scores of each class.
+        history: .csv file of the rows of all trainings.
     """
-    from maftp.report.scores import read_results, write_metrics, write_plots
+    from maftp.report.scores import write_history, write_metrics, write_scores
+    from maftp.results import Run
 
-    benchmarks = benchmarks or read_params(params).benchmarks
-    results = read_results(folder, benchmarks=benchmarks)
-    write_metrics(results, metrics)
-    write_plots(results, plots)
+    found, benchmarks = [Run(run) for run in runs], read_params(params).benchmarks
+    write_metrics(found, benchmarks, metrics)
+    write_scores(found, benchmarks, classes)
+    write_history(found, history)
 
 
 def table(

@@ -15,7 +15,7 @@ def clip(*, variant: str = "maftp", out: NewFile, params: ParamFiles = PARAMS) -
         variant: variant whose CLIP it is.
         out: .safetensors file to write.
     """
-    from maftp.modeling.clip_weights import fetch_clip
+    from maftp.modeling.clip_backbone import fetch_clip
 
     fetch_clip(read_params(params).for_variant(variant).clip, out)
 

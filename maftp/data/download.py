@@ -17,9 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from maftp.data.catalog import Obtainable, Source
-from maftp.data.meter import Meter
-from maftp.data.space import FullDiskError
-from maftp.data.transfer import Patience, tag_path, take_local, transfer
+from maftp.data.transfer import FullDiskError, Meter, RetryPolicy, tag_path, take_local, transfer
 from maftp.errors import DownloadError
 from maftp.files import atomic_path
 from maftp.lock import locked
@@ -35,7 +33,7 @@ def fetch(
     archives: Path,
     *,
     local: Path | None = None,
-    patience: Patience | None = None,
+    retries: RetryPolicy | None = None,
     params: Sequence[Path] = (),
 ) -> Path:
     """Return the verified file of `source` in folder `archives`, fetched when it is not there.
@@ -46,7 +44,7 @@ def fetch(
         source: entry of the catalog.
         archives: folder for downloads.
         local: the file when the user has it already; linked or copied.
-        patience: how often to try again.
+        retries: how often to try again.
         params: parameter files that an advised command names.
 
     Raises:
@@ -69,7 +67,7 @@ def fetch(
         failures = []
         for url in source.urls:
             try:
-                transfer(url, part, source, patience or Patience())
+                transfer(url, part, source, retries or RetryPolicy())
                 _accept(source, part, target)
                 _note_download(target, url)
                 return target

@@ -16,7 +16,7 @@ _OF_VOCABULARIES = "vocabularies/"
 
 
 @dataclass(frozen=True, slots=True)
-class Holding:
+class FileCount:
     """One folder, or one file, of a split."""
 
     path: Path
@@ -29,10 +29,10 @@ class Holding:
         return max(self.expected - self.found, 0)
 
 
-def holdings(dataset: Dataset, root: Path) -> list[Holding]:
+def file_counts(dataset: Dataset, root: Path) -> list[FileCount]:
     """Count what every split of a dataset consists of: images, labels, annotations."""
     return [
-        Holding(path, expected, _count(path, suffix))
+        FileCount(path, expected, _count(path, suffix))
         for split in dataset.splits.values()
         if split.count
         for path, suffix, expected in _parts(dataset, split, root)
@@ -41,7 +41,7 @@ def holdings(dataset: Dataset, root: Path) -> list[Holding]:
 
 def count_missing(dataset: Dataset, root: Path) -> int:
     """Return how many files are missing of a converted dataset."""
-    return sum(holding.missing for holding in holdings(dataset, root))
+    return sum(count.missing for count in file_counts(dataset, root))
 
 
 def is_broken(name: str, dataset: Dataset, root: Path) -> bool:

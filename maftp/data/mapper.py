@@ -15,9 +15,15 @@ from detectron2.structures import BitMasks, Instances
 from PIL import Image
 
 from maftp.config import Params
-from maftp.data.images import read_label, read_rgb, segment_ids
+from maftp.data.images import (
+    read_label,
+    read_rgb,
+    resize_image,
+    resize_label,
+    resized_size,
+    segment_ids,
+)
 from maftp.data.records import Record
-from maftp.data.resize import resize_image, resize_label, resized_size
 from maftp.errors import DataError
 
 CROP_FILL = 128

@@ -16,9 +16,8 @@ from detectron2.structures import BoxMode
 
 from maftp.data.annotations import read_instance_json, read_panoptic_json
 from maftp.data.catalog import Dataset, Split
-from maftp.data.index import read_index
+from maftp.data.index import list_stems, pair, read_index
 from maftp.data.layout import index_path, manifest_path, read_note, vocabulary_path
-from maftp.data.pairing import list_stems, pair
 from maftp.data.vocabulary import read_vocabulary
 from maftp.errors import DataError
 

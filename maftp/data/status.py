@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from maftp.data.catalog import Catalog, Obtainable
-from maftp.data.inventory import holdings
+from maftp.data.inventory import file_counts
 from maftp.data.layout import archives_dir, manifest_path
 from maftp.data.unpack import in_place, was_unpacked
+from maftp.errors import DataError
 
 _THERE = ("unpacked", "archive removed", "put in place")
 
@@ -58,16 +59,16 @@ def dataset_status(name: str, catalog: Catalog, root: Path) -> DatasetStatus:
     """
     dataset = catalog.dataset(name)
     sources = tuple(source_status(source, catalog, root) for source in dataset.sources)
-    held = holdings(dataset, root)
-    missing = sum(holding.missing for holding in held)
-    expected = sum(holding.expected for holding in held)
+    held = file_counts(dataset, root)
+    missing = sum(count.missing for count in held)
+    expected = sum(count.expected for count in held)
     if manifest_path(root, name).exists():
         state = "lacking files" if missing else "converted"
     elif not missing:
         state = "ready"
     else:
         state = "to be converted" if all(source.there for source in sources) else "not there"
-    size = sum(_size(holding.path) for holding in held)
+    size = sum(_size(count.path) for count in held)
     return DatasetStatus(name, state, sources, expected - missing, expected, size)
 
 
@@ -111,3 +112,37 @@ def _size(path: Path) -> int:
         return 0
     with os.scandir(path) as entries:
         return sum(entry.stat().st_size for entry in entries if entry.is_file())
+
+
+LINKS = {
+    "ade20k": "ade",
+    "pascal/VOCdevkit": "../VOCdevkit",
+    "coco/coco17": ".",
+    "coco/panoptic": ".",
+    "coco/annotations/panoptic_train2017": "../panoptic_train2017",
+    "coco/annotations/panoptic_val2017": "../panoptic_val2017",
+    "VOCdevkit/VOC2010/val/image": "../images",
+    "VOCdevkit/VOC2012/annotations_detectron2_ovs": "annotations_ovs",
+    "ade/ADEChallengeData2016/panoptic": ".",
+}
+"""Target by link, as the link holds it: relative to the link's folder."""
+
+
+def make_links(root: Path) -> list[Path]:
+    """Make the links whose target is there; return those that are new.
+
+    Raises:
+        DataError: something else has the name of a link.
+    """
+    made = []
+    for name, target in LINKS.items():
+        link = root / name
+        if link.is_symlink() and str(link.readlink()) == target:
+            continue
+        if link.is_symlink() or link.exists():
+            raise DataError(f"{link}: exists and is no link to {target}; move it away")
+        if (link.parent / target).resolve().is_dir():
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(target)
+            made.append(link)
+    return made

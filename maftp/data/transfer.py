@@ -6,21 +6,35 @@ viruses; the form on that page leads to the file.
 
 from __future__ import annotations
 
+import errno
 import logging
-from collections.abc import Callable
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from http import HTTPStatus
 from pathlib import Path
+from types import TracebackType
 from urllib.parse import unquote, urljoin, urlsplit
 
 import requests
+from rich.console import Console
+from rich.filesize import decimal
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
 
 from maftp.data.catalog import Obtainable
 from maftp.data.images import link_or_copy
-from maftp.data.meter import Meter
-from maftp.data.space import check_space, full_disk_named
 from maftp.errors import DownloadError
 
 logger = logging.getLogger(__name__)
@@ -36,7 +50,7 @@ class _TryAgainError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class RetryPolicy:
     """How often an address is tried again."""
 
     attempts: int = 6
@@ -45,7 +59,7 @@ class Patience:
     """Seconds; the wait doubles from one."""
 
 
-def transfer(url: str, part: Path, source: Obtainable, patience: Patience) -> None:
+def transfer(url: str, part: Path, source: Obtainable, retries: RetryPolicy) -> None:
     """Bring what is at `url` to `part`; what is there of it already is not moved again.
 
     Raises:
@@ -55,7 +69,7 @@ def transfer(url: str, part: Path, source: Obtainable, patience: Patience) -> No
     if scheme == "file":
         take_local(Path(unquote(urlsplit(url).path)), part)
     elif scheme in ("http", "https"):
-        _from_web(url, part, source, patience)
+        _from_web(url, part, source, retries)
     else:
         raise DownloadError(f"{url}: cannot be fetched, use http, https or file")
 
@@ -79,11 +93,11 @@ def tag_path(part: Path) -> Path:
     return part.with_name(f"{part.name}.etag")
 
 
-def _from_web(url: str, part: Path, source: Obtainable, patience: Patience) -> None:
+def _from_web(url: str, part: Path, source: Obtainable, retries: RetryPolicy) -> None:
     retrying = Retrying(
         retry=retry_if_exception_type(_TryAgainError),
-        stop=_without_progress(part, patience.attempts),
-        wait=wait_random_exponential(multiplier=1, max=patience.longest_wait),
+        stop=_without_progress(part, retries.attempts),
+        wait=wait_random_exponential(multiplier=1, max=retries.longest_wait),
         before_sleep=_say_again,
         reraise=True,
     )
@@ -243,3 +257,103 @@ class _Page(HTMLParser):
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
+
+
+_SPARE_BYTES = 64 << 20
+
+
+class FullDiskError(DownloadError):
+    """There is no room, or it ran out."""
+
+
+def check_space(folder: Path, needed: int, what: str) -> None:
+    """Check that `needed` bytes and a little more are free where `folder` lies.
+
+    Raises:
+        FullDiskError: they are not.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed + _SPARE_BYTES:
+        raise FullDiskError(
+            f"{what}: needs {needed / 1e9:.2f} GB in {folder}, {free / 1e9:.2f} GB are free; make"
+            " room, or choose another folder with $DETECTRON2_DATASETS or data.root"
+        )
+
+
+@contextmanager
+def full_disk_named(what: Path | str) -> Iterator[None]:
+    """Turn a full disk, or a used-up quota, into a sentence about `what`.
+
+    Raises:
+        FullDiskError: the disk became full.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise FullDiskError(
+            f"{what}: the disk is full; make room and run this again, it goes on where it stopped"
+        ) from None
+
+
+_SECONDS_BETWEEN_LINES = 10.0
+_WORTH_A_BAR = 32 << 20
+
+
+class Meter:
+    """Shows how many bytes of `total` are there; use it as a context manager.
+
+    Args:
+        description: what is transferred.
+        total: bytes in all, None when unknown.
+        done: bytes that were there before.
+    """
+
+    def __init__(self, description: str, *, total: int | None, done: int = 0) -> None:
+        self.description = description
+        self.total = total
+        self.done = self._start_done = done
+        self._start = self._last = time.monotonic()
+        self._bar: Progress | None = None
+
+    def __enter__(self) -> Meter:
+        if sys.stderr.isatty() and (self.total or _WORTH_A_BAR) >= _WORTH_A_BAR:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                DownloadColumn(),
+                TransferSpeedColumn(),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+            )
+            self._task = self._bar.add_task(self.description, total=self.total, completed=self.done)
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def add(self, count: int) -> None:
+        """Count `count` more bytes."""
+        self.done += count
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.done)
+            return
+        now = time.monotonic()
+        if now - self._last >= _SECONDS_BETWEEN_LINES:
+            self._last = now
+            logger.info("%s", self._line(now))
+
+    def _line(self, now: float) -> str:
+        speed = (self.done - self._start_done) / (now - self._start)
+        line = f"{self.description}: {decimal(self.done)}, {decimal(int(speed))}/s"
+        if self.total and speed:
+            line += f", {(self.total - self.done) / speed:.0f} s left of {decimal(self.total)}"
+        return line

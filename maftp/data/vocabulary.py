@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import colorsys
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from maftp.errors import DataError
@@ -33,8 +33,6 @@ class Category:
     """Index that the file gives the class; its meaning is the data set's."""
     color: Color
     """R, G, B in 0..255, for drawing only."""
-    isthing: bool | None = None
-    """None where the data set knows no things and stuff."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +50,6 @@ class Vocabulary:
 
     def __len__(self) -> int:
         return len(self.categories)
-
-    def with_things(self, things: Iterable[int]) -> Vocabulary:
-        """Return the vocabulary with class indices `things` flagged as things, others as stuff."""
-        chosen = set(things)
-        flagged = tuple(
-            replace(category, isthing=index in chosen)
-            for index, category in enumerate(self.categories)
-        )
-        return replace(self, categories=flagged)
 
 
 def split_synonyms(name: str) -> list[str]:

@@ -280,34 +280,6 @@ class PanopticScores:
         return records
 
 
-def panoptic_quality(
-    predictions: Mapping[str, tuple[NDArray[np.integer], Sequence[Segment]]],
-    *,
-    panoptic_json: Path,
-    panoptic_root: Path,
-    image_ids: Iterable[str] | None = None,
-) -> PanopticScores:
-    """Score predictions held in memory against a panoptic JSON and its PNGs.
-
-    Args:
-        predictions: image id to (ids (H, W), segments with the JSON's category ids).
-        panoptic_json: ground truth.
-        panoptic_root: folder of its PNGs.
-        image_ids: the part of the ground truth to score; None takes all.
-
-    Raises:
-        DataError: a prediction is missing or wrong, or the ground truth is damaged.
-    """
-    truth = PanopticTruth.read(panoptic_json, panoptic_root)
-    quality = PanopticQuality(categories=truth.categories)
-    wanted = list(truth.annotations if image_ids is None else image_ids)
-    for image_id in wanted:
-        if image_id in predictions and image_id in truth.annotations:
-            ids, segments = truth.ids(image_id), truth.segments(image_id)
-            quality.update(*predictions[image_id], ids, segments, image_id=image_id)
-    return quality.scores(wanted)
-
-
 @dataclass(frozen=True)
 class _Segments:
     """The segments of one map, in the order of their records."""

@@ -29,8 +29,8 @@ from maftp.errors import DataError, MaftpError, ParamsError
 from maftp.evaluation.augmentation import Augmented
 from maftp.evaluation.control import reorder_embeddings, shuffled_order
 from maftp.evaluation.instance import InstanceEvaluator
+from maftp.evaluation.scored_split import ScoredSplit, class_names, load_split
 from maftp.evaluation.statistics import CONFUSION, IMAGES
-from maftp.evaluation.subject import Subject, class_names, load_subject
 from maftp.files import atomic_path, check_output, check_replaceable, sha256, write_json
 from maftp.memory import peak_memory
 from maftp.modeling.build import load_model
@@ -91,17 +91,17 @@ def evaluate(
     """
     check_output(out)
     training = class_names(catalog.dataset(params.data.train), root).names
-    subject = load_subject(benchmark, params=params, catalog=catalog, root=root, training=training)
-    _check_folders(subject, overlays_dir, statistics_dir)
+    split = load_split(benchmark, params=params, catalog=catalog, root=root, training=training)
+    _check_folders(split, overlays_dir, statistics_dir)
     model = load_model(params, weights, device or _device(params))
     model.set_training_vocabulary(training)
-    set_classes(model, subject, embeddings, shuffle=params.evaluate.shuffle_vocabulary)
-    scorer = subject.scorer()
+    set_classes(model, split, embeddings, shuffle=params.evaluate.shuffle_vocabulary)
+    scorer = split.scorer()
     with _whole_folder(overlays_dir) as folder:
         evaluators: list[DatasetEvaluator] = [scorer]
         if folder is not None:
-            evaluators.append(subject.drawer(folder, params.evaluate.overlays))
-        seconds = predict_all(_augmented(params, model, subject), subject, evaluators, params)
+            evaluators.append(split.drawer(folder, params.evaluate.overlays))
+        seconds = predict_all(_augmented(params, model, split), split, evaluators, params)
     scores = scorer.evaluate()
     if scores is None:
         raise RuntimeError("results are written by the first process only")
@@ -110,17 +110,17 @@ def evaluate(
         "variant": variant,
         "seed": seed,
         "benchmark": benchmark,
-        "metric": subject.metric,
+        "metric": split.metric,
         "mode": _mode(model),
         "shuffled_vocabulary": params.evaluate.shuffle_vocabulary,
         "max_images": params.evaluate.max_images,
         "augmentation": params.evaluate.model_dump(mode="json")["augmentation"],
         **scores,
-        "images_of_benchmark": subject.total,
-        "speed": _speed(seconds, len(subject.records), model.device),
+        "images_of_benchmark": split.total,
+        "speed": _speed(seconds, len(split.records), model.device),
         "provenance": _provenance(
             params,
-            subject,
+            split,
             weights,
             model.device,
             data=manifest_path(root, catalog.benchmark(benchmark).dataset),
@@ -142,29 +142,29 @@ def _device(params: Params) -> str:
     return "cpu"
 
 
-def _check_folders(subject: Subject, overlays: Path | None, statistics: Path | None) -> None:
+def _check_folders(split: ScoredSplit, overlays: Path | None, statistics: Path | None) -> None:
     """Check before the work that the folders can be written and that nothing foreign is in them."""
-    pictures = {f"{Path(record['file_name']).stem}.png" for record in subject.records}
+    pictures = {f"{Path(record['file_name']).stem}.png" for record in split.records}
     for folder, names in ((overlays, pictures), (statistics, {IMAGES, CONFUSION})):
         if folder is not None:
             check_output(folder, folder=True)
             check_replaceable(folder, names)
 
 
-def _augmented(params: Params, model: Segmenter, subject: Subject) -> Predict:
+def _augmented(params: Params, model: Segmenter, split: ScoredSplit) -> Predict:
     if params.evaluate.augmentation is None:
         return model
-    if subject.metric != "semantic":
+    if split.metric != "semantic":
         raise ParamsError(
             f"evaluate.augmentation: gives semantic scores only, but the metric is "
-            f"{subject.metric}; set it to null or leave the benchmark out"
+            f"{split.metric}; set it to null or leave the benchmark out"
         )
     model.semantic_output = "scores"  # averaged before the largest is taken
     return Augmented.from_params(params, model)
 
 
 def set_classes(
-    model: Segmenter, subject: Subject, embeddings: Path | None, *, shuffle: bool
+    model: Segmenter, split: ScoredSplit, embeddings: Path | None, *, shuffle: bool
 ) -> None:
     """Give the model the benchmark's classes; `shuffle` describes each by another one's names.
 
@@ -172,17 +172,17 @@ def set_classes(
     be computed in the other order of resizing and summing.
     """
     text = None if embeddings is None else TextEmbeddings.load(embeddings)
-    names = subject.names
+    names = split.names
     if text is not None and text.names != tuple(names):
-        raise DataError(f"{embeddings}: not the names of {subject.name}; remove it and embed again")
+        raise DataError(f"{embeddings}: not the names of {split.name}; remove it and embed again")
     if shuffle:
         order = shuffled_order(len(names))
         names = [names[index] for index in order]
         text = None if text is None else reorder_embeddings(text, order)
-    model.set_test_vocabulary(names, things=subject.things, embeddings=text)
-    model.panoptic_on = subject.metric != "semantic"
-    model.instance_on = subject.metric == "instance"
-    model.semantic_output = "labels" if subject.metric == "semantic" else "nothing"
+    model.set_test_vocabulary(names, things=split.things, embeddings=text)
+    model.panoptic_on = split.metric != "semantic"
+    model.instance_on = split.metric == "instance"
+    model.semantic_output = "labels" if split.metric == "semantic" else "nothing"
 
 
 @dataclass(frozen=True)
@@ -197,18 +197,18 @@ class Seconds:
 
 @torch.inference_mode()
 def predict_all(
-    predict: Predict, subject: Subject, evaluators: Sequence[DatasetEvaluator], params: Params
+    predict: Predict, split: ScoredSplit, evaluators: Sequence[DatasetEvaluator], params: Params
 ) -> Seconds:
-    """Predict every image of the subject, shared out among processes, and let evaluators see it."""
+    """Predict every image of the split, shared out among processes, and let evaluators see it."""
     loader = build_detection_test_loader(
-        dataset=subject.records,
+        dataset=split.records,
         mapper=_Deferred(TestMapper.from_params(params)),
         num_workers=params.execution.loader_workers,
     )
     all_evaluators = DatasetEvaluators(evaluators)
     start, of_model = time.monotonic(), 0.0
     all_evaluators.reset()
-    for batch in track(loader, subject.name):
+    for batch in track(loader, split.name):
         for item in batch:
             if isinstance(item, MaftpError):
                 raise item
@@ -264,7 +264,7 @@ def _speed(seconds: Seconds, num_images: int, device: torch.device) -> dict[str,
 
 def _provenance(
     params: Params,
-    subject: Subject,
+    split: ScoredSplit,
     weights: Path,
     device: torch.device,
     *,
@@ -273,10 +273,10 @@ def _provenance(
     values = params.model_dump(mode="json")
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
     return {
-        "dataset": subject.name,
+        "dataset": split.name,
         "catalog": params.data.catalog or "official",
         "inputs": input_digests([path for path in (data, weights) if path.is_file()]),
-        "vocabulary_sha256": subject.vocabulary.digest,
+        "vocabulary_sha256": split.vocabulary.digest,
         "weights_sha256": sha256(weights),
         "released": read_metadata(weights).get("released"),
         "params": {key: values[key] for key in _RECORDED},

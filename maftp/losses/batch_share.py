@@ -1,10 +1,10 @@
 """Which part of a training step's batch is computed here, so that the parts add up to the whole.
 
-A batch may be spread over workers, and a worker may take its share in several passes. Two things
-would then depend on how it is cut: what losses are divided by (masks, weights of classes), and
-which random points a mask gets. Both are taken from the whole batch instead: a part divides by the
-whole's count over the number of parts, so that the mean over parts is the whole's loss; and every
-part draws the points of the whole batch and keeps its own.
+A batch may be spread over workers, and a worker may take its share in several micro-batches. Two
+things would then depend on how it is cut: what losses are divided by (masks, weights of classes),
+and which random points a mask gets. Both are taken from the whole batch instead: a part divides by
+the whole's count over the number of parts, so that the mean over parts is the whole's loss; and
+every part draws the points of the whole batch and keeps its own.
 """
 
 from __future__ import annotations

@@ -9,13 +9,12 @@ from typing import Any
 
 import pandas as pd
 
-from maftp.errors import MaftpError
 from maftp.files import atomic_path
 from maftp.grid import Grid, Row
-from maftp.report.bootstrap import Counts, difference, read_counts
+from maftp.report.bootstrap import Counts, counts_of, difference
 from maftp.report.csv_file import write_csv
-from maftp.report.runs import SCORES
-from maftp.report.tables import RECIPE, TRAINING, experiment_table
+from maftp.report.tables import RECIPE, experiment_table
+from maftp.results import COSTS, SCORES, Run, find_runs, read_table
 
 MIOU, PQ = "mIoU", "PQ"
 _INTRODUCTION = """\
@@ -46,7 +45,7 @@ def ablation_table(
 
     Args:
         grid: rows and runs.
-        results: the experiment's folder, with `{run}/seed{seed}/evaluation/`.
+        results: the experiment's folder.
         experiment: its name.
         benchmarks: scored by every run.
         seeds: of every run.
@@ -57,7 +56,8 @@ def ablation_table(
     """
     reader = _Reader(results, grid, list(benchmarks), list(seeds), draws)
     full = grid.rows[0].run
-    recipe = experiment_table([results / full / f"seed{seeds[0]}"], benchmarks=benchmarks).iloc[0]
+    first = find_runs(results, [full], seeds[:1])[0].path
+    recipe = experiment_table([first], benchmarks=benchmarks).iloc[0]
     common = {"experiment": experiment, **{key: recipe[key] for key in RECIPE}}
     records = [{**common, **_what(row), **reader.scores(row.run, full)} for row in grid.rows]
     return pd.DataFrame(records)
@@ -85,15 +85,10 @@ def read_ablations(csv: Path) -> pd.DataFrame:
     Raises:
         MaftpError: the file is missing or of another kind.
     """
-    try:
-        table = pd.read_csv(csv, dtype={"value": str}, keep_default_na=True)
-    except FileNotFoundError:
-        raise MaftpError(f"{csv}: no such table of ablations; make it first") from None
-    except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
-        raise MaftpError(f"{csv}: no table ({error}); make it again") from None
-    if missing := [key for key in ("experiment", "study", "title", "run") if key not in table]:
-        raise MaftpError(f"{csv}: column {missing[0]} is missing; make the table again")
-    return table
+    return read_table(
+        csv, what="table of ablations", remedy="make it",
+        columns=("experiment", "study", "title", "run"), dtype={"value": str},
+    )  # fmt: skip
 
 
 def _what(row: Row) -> dict[str, Any]:
@@ -122,47 +117,43 @@ class _Reader:
         self._done: dict[str, dict[str, Any]] = {}
         self._counts: dict[Path, Counts] = {}
 
-    def scores(self, run: str, full: str) -> dict[str, Any]:
-        if run not in self._done:
-            self._done[run] = self._means(run) | self._differences(run, full) | self._costs(run)
-        return self._done[run]
+    def scores(self, name: str, full: str) -> dict[str, Any]:
+        if name not in self._done:
+            runs, others = self._runs(name), [] if name == full else self._runs(full)
+            self._done[name] = self._means(runs) | self._differences(runs, others)
+            self._done[name] |= self._costs(name)
+        return self._done[name]
 
-    def _means(self, run: str) -> dict[str, Any]:
-        table = pd.DataFrame([self._row(run, seed) for seed in self._seeds])
+    def _runs(self, name: str) -> list[Run]:
+        return find_runs(self._results, [name], self._seeds)
+
+    def _means(self, runs: Sequence[Run]) -> dict[str, Any]:
+        table = pd.DataFrame([self._row(run) for run in runs])
+        if miou := [name for name in self._benchmarks if name in table]:
+            table[MIOU] = table[miou].mean(axis=1)
         record: dict[str, Any] = {"seeds": len(table)}
-        semantic = self._benchmarks
-        for name in table.columns:
+        for name in table:
             record[name] = table[name].mean()
             record[f"{name} std"] = table[name].std(ddof=1) if len(table) > 1 else None
-        miou = [name for name in semantic if name in table.columns]
-        if miou:
-            means = table[miou].mean(axis=1)
-            record[MIOU] = means.mean()
-            record[f"{MIOU} std"] = means.std(ddof=1) if len(means) > 1 else None
         return record
 
-    def _row(self, run: str, seed: int) -> dict[str, float]:
+    def _row(self, run: Run) -> dict[str, float | None]:
         row = {}
         for benchmark in self._benchmarks:
-            result = _read_json(self._evaluation(run, seed) / f"{benchmark}.json")
-            score = SCORES[result["metric"]][0]
-            name = benchmark if result["metric"] == "semantic" else f"{benchmark} {score}"
-            row[name] = result["scores"][score]
+            result = run.evaluation(benchmark)
+            score, title = next(iter(SCORES[result.metric].items()))
+            row[title.format(benchmark)] = result.scores[score]
         return row
 
-    def _differences(self, run: str, full: str) -> dict[str, Any]:
+    def _differences(self, runs: Sequence[Run], others: Sequence[Run]) -> dict[str, Any]:
         record: dict[str, Any] = {}
-        if run == full:
-            return record
         pairs: dict[str, list[list[tuple[Counts, Counts]]]] = {MIOU: [], PQ: []}
-        for benchmark in self._benchmarks:
-            if not any(
-                (self._evaluation(run, self._seeds[0]) / f"{benchmark}.statistics").iterdir()
-            ):
+        for benchmark in self._benchmarks if others else ():
+            if runs[0].evaluation(benchmark).metric == "instance":
                 continue  # of instances nothing is counted per image
             seeds = [
-                (self._read(run, seed, benchmark), self._read(full, seed, benchmark))
-                for seed in self._seeds
+                (self._read(run, benchmark), self._read(other, benchmark))
+                for run, other in zip(runs, others, strict=True)
             ]
             pairs[PQ if seeds[0][0].is_panoptic else MIOU].append(seeds)
         for name, chosen in pairs.items():
@@ -173,38 +164,23 @@ class _Reader:
                 record[f"{name} high"] = found.high
         return record
 
-    def _costs(self, run: str) -> dict[str, Any]:
+    def _costs(self, name: str) -> dict[str, Any]:
         """Return the cost of the training whose weights the run uses."""
-        source = self._grid.runs[run]["weights"]
-        trained = run if source is None else Path(source).parts[-3]
-        found = [
-            _read_json(self._results / trained / f"seed{seed}" / "manifest.json")
-            for seed in self._seeds
-        ]
+        source = self._grid.runs[name]["weights"]
+        trained = name if source is None else Path(source).parts[-3]
+        found = [run.manifest for run in self._runs(trained)]
         means = {
             key: None if any(one.get(key) is None for one in found)
             else sum(one[key] for one in found) / len(found)
-            for key in TRAINING
+            for key in COSTS
         }  # fmt: skip
         return means | {"trained as": trained}
 
-    def _read(self, run: str, seed: int, benchmark: str) -> Counts:
-        folder = self._evaluation(run, seed) / f"{benchmark}.statistics"
-        if folder not in self._counts:
-            self._counts[folder] = read_counts(folder)
-        return self._counts[folder]
-
-    def _evaluation(self, run: str, seed: int) -> Path:
-        return self._results / run / f"seed{seed}" / "evaluation"
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise MaftpError(f"{path}: no such result; run the cell first") from None
-    except ValueError as error:
-        raise MaftpError(f"{path}: not readable as JSON ({error}); make it again") from None
+    def _read(self, run: Run, benchmark: str) -> Counts:
+        result = run.evaluation(benchmark)
+        if result.path not in self._counts:
+            self._counts[result.path] = counts_of(result.statistics, result.metric)
+        return self._counts[result.path]
 
 
 def _text(rows: pd.DataFrame) -> str:

@@ -11,14 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from maftp.errors import MaftpError
+from maftp.results import COUNTS, read_counts
 
-IMAGES = "images.csv"
-SEMANTIC = ("correct", "truth", "predicted")
-PANOPTIC = ("iou", "true_positives", "false_positives", "false_negatives")
 _SEED = 0
 
 
@@ -37,22 +34,13 @@ class Counts:
         return "iou" in self.columns
 
 
-def read_counts(folder: Path) -> Counts:
+def counts_of(statistics: Path, metric: str) -> Counts:
     """Read the statistics of one evaluation.
 
     Raises:
         MaftpError: they are missing or damaged.
     """
-    path = folder / IMAGES
-    try:
-        table = pd.read_csv(path, dtype={"image": str})
-    except FileNotFoundError:
-        raise MaftpError(f"{path}: no such statistics; evaluate the run again") from None
-    except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
-        raise MaftpError(f"{path}: no table ({error}); evaluate the run again") from None
-    names = PANOPTIC if "iou" in table else SEMANTIC
-    if missing := [name for name in ("image", "class", *names) if name not in table]:
-        raise MaftpError(f"{path}: column {missing[0]} is missing; evaluate the run again")
+    table, names = read_counts(statistics, metric), COUNTS[metric]
     grids = {name: table.pivot(index="image", columns="class", values=name) for name in names}
     first = grids[names[0]]
     return Counts(

@@ -8,11 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from maftp.errors import MaftpError
-from maftp.report.runs import Run
 from maftp.report.style import new_figure, save_figure, short
+from maftp.results import CONFUSION, Run, read_table
 
-CONFUSION = "confusion.csv"
 _NAMED = 3
 """Classes written into each panel: those with the largest differences."""
 _CLASSES = 16
@@ -25,12 +23,13 @@ def plot_classes(
     """Plot every class's IoU of the method over that of the baseline; seeds are averaged."""
     parts = []
     for benchmark in benchmarks:
-        if method[0].result(benchmark)["metric"] != "semantic":
+        first = method[0].evaluation(benchmark)
+        if first.metric != "semantic":
             continue
         pair = pd.DataFrame(
             {"method": _class_iou(method, benchmark), "baseline": _class_iou(baseline, benchmark)}
         )
-        known = pd.DataFrame(method[0].result(benchmark)["per_class"]).set_index("id")
+        known = pd.DataFrame(first.per_class).set_index("id")
         parts.append(known[["name", "seen"]].join(pair).assign(benchmark=benchmark).reset_index())
     numbers = pd.concat(parts).dropna(subset=["method", "baseline"])
     shown = list(dict.fromkeys(numbers.benchmark))
@@ -62,7 +61,7 @@ def plot_classes(
 
 
 def _class_iou(runs: Sequence[Run], benchmark: str) -> pd.Series:
-    tables = [pd.DataFrame(run.result(benchmark)["per_class"]) for run in runs]
+    tables = [pd.DataFrame(run.evaluation(benchmark).per_class) for run in runs]
     return pd.concat(tables).groupby("id").IoU.mean()
 
 
@@ -72,8 +71,9 @@ def plot_confusion(run: Run, benchmark: str, path: Path) -> pd.DataFrame:
     Raises:
         MaftpError: the statistics are missing.
     """
-    names = short([c["name"] for c in run.result(benchmark)["per_class"]])
-    matrix = _matrix(run.statistics(benchmark) / CONFUSION, len(names))
+    result = run.evaluation(benchmark)
+    names = short([c["name"] for c in result.per_class])
+    matrix = _matrix(result.statistics / CONFUSION, len(names))
     lost = matrix.sum(axis=1) - np.diagonal(matrix)
     order = [int(k) for k in np.argsort(-lost, kind="stable")[:_CLASSES] if lost[k] > 0]
     kept = sorted({*order, *(int(np.argmax(_others(matrix, k))) for k in order)})
@@ -107,10 +107,8 @@ def _others(matrix: np.ndarray, k: int) -> np.ndarray:
 
 def _matrix(path: Path, size: int) -> np.ndarray:
     """Return pixels by true and predicted class."""
-    try:
-        table = pd.read_csv(path)
-    except FileNotFoundError:
-        raise MaftpError(f"{path}: no such statistics; evaluate the run again") from None
+    columns = ("truth", "predicted", "pixels")
+    table = read_table(path, what="statistics", remedy="evaluate the run", columns=columns)
     matrix = np.zeros((size, size))
     matrix[table.truth, table.predicted] = table.pixels
     return matrix

@@ -1,7 +1,7 @@
-"""Pictures of a run: label maps laid over the image, and learning curves.
+"""Label maps laid over an image.
 
-Regions carry the number of their class in the legend, and curves their own dash pattern, so that
-both can be read without telling colours apart.
+Regions carry the number of their class in the legend, so that they can be read without telling
+colours apart.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -18,11 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from maftp.errors import MaftpError
 from maftp.files import atomic_path
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 NOTHING = -1
 """Label of pixels that are not painted."""
@@ -203,69 +198,3 @@ def _short(name: str) -> str:
 
 def _font(size: int = _TEXT_SIZE) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
-
-
-_KINDS = {
-    "class": "loss_ce",
-    "mask": "loss_mask",
-    "dice": "loss_dice",
-    "mask-aware": "ranking_loss",
-    "compensation": "rc_loss",
-}
-_DASHES = ("-", "--", ":", "-.", (0, (1, 4)))
-
-
-def draw_learning_curves(history: Path, path: Path, *, title: str) -> None:
-    """Plot the losses of a run over its optimizer steps, summed over decoder layers.
-
-    Args:
-        history: CSV with the column `step` and loss columns under the model's names.
-        path: PNG, or another format that matplotlib knows by its suffix.
-        title: heading, the run's name.
-
-    Raises:
-        MaftpError: the file is missing, or holds no such columns.
-    """
-    losses = _read_losses(history)
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.0, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    total = losses.sum(axis=1)
-    axes.plot(losses.index, total, color="black", linewidth=2.4, label="total")
-    colours = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9")
-    for (name, values), dash, colour in zip(losses.items(), _DASHES, colours, strict=False):
-        axes.plot(losses.index, values, linestyle=dash, color=colour, linewidth=1.6, label=name)
-    axes.set(xlabel="optimizer step", ylabel="weighted loss, summed over layers", title=title)
-    axes.set_ylim(bottom=0)
-    axes.set_xlim(left=0)
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    handles, names = axes.get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=150)
-
-
-def _read_losses(history: Path) -> pd.DataFrame:
-    import pandas as pd  # not needed for pictures, which evaluations draw
-
-    try:
-        table = pd.read_csv(history)
-    except FileNotFoundError:
-        raise MaftpError(f"{history}: no such history; train the run first") from None
-    except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
-        raise MaftpError(f"{history}: no CSV table ({error}); train the run again") from None
-    kinds = {
-        kind: [column for column in table if str(column).startswith(prefix)]
-        for kind, prefix in _KINDS.items()
-    }
-    losses = {kind: table[columns].sum(axis=1) for kind, columns in kinds.items() if columns}
-    if "step" not in table or not losses:
-        raise MaftpError(
-            f"{history}: expected the column step and losses such as loss_ce, found "
-            f"{', '.join(map(str, table))}; train the run again"
-        )
-    return pd.DataFrame(losses).set_index(table["step"])

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from maftp.errors import MaftpError
-from maftp.report.runs import read_json
 from maftp.report.style import FILLS, HATCHES, new_figure, save_figure
+from maftp.results import Run
 
 
 def plot_ablations(table: pd.DataFrame, path: Path) -> pd.DataFrame:
@@ -42,22 +41,18 @@ def plot_ablations(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     ]
 
 
-def read_drift(files: Mapping[str, Sequence[Path]]) -> pd.DataFrame:
-    """Gather what `maftp drift` measured, averaged over seeds.
-
-    Args:
-        files: JSON files per title of a run.
+def read_drift(runs: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
+    """Gather what `maftp drift` measured, averaged over the runs of each title.
 
     Raises:
-        MaftpError: a file is missing or damaged.
+        MaftpError: a measurement is missing or damaged.
     """
-    rows: list[dict[str, Any]] = []
-    for title, paths in files.items():
-        for path in paths:
-            result = read_json(path)
-            for part in ("all", "seen", "unseen"):
-                rows.append({"run": title, "classes": part, **result[part]})
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(
+        {"run": title, "classes": part, **drift[part]}
+        for title, own in runs.items()
+        for drift in [run.drift for run in own]
+        for part in ("all", "seen", "unseen")
+    )
     return table.groupby(["run", "classes"], sort=False).mean(numeric_only=True).reset_index()
 
 

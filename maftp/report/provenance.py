@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from maftp.report.runs import Run
+from maftp.results import Run
 
 _PLAIN = (
     "commit", "dirty", "params_digest", "source_digest", "python", "platform", "device",
@@ -34,12 +34,12 @@ def provenance_table(runs: Sequence[Run], benchmarks: Sequence[str]) -> pd.DataF
 
 
 def _facts(run: Run, benchmarks: Sequence[str]) -> dict[str, str]:
-    manifest = run.manifest or {}
+    manifest = run.manifest if run.trained else {}
     facts = {name: str(manifest[name]) for name in _PLAIN if name in manifest}
     facts |= {f"input {path}": digest for path, digest in manifest.get("inputs", {}).items()}
     facts |= {f"version of {name}": v for name, v in manifest.get("packages", {}).items()}
     for benchmark in benchmarks:
-        provenance = run.result(benchmark)["provenance"]
+        provenance = run.evaluation(benchmark).provenance
         facts["weights sha256"] = provenance["weights_sha256"]
         facts[f"vocabulary of {benchmark}"] = provenance["vocabulary_sha256"]
         facts["device of evaluation"] = provenance["device"]

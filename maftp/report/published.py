@@ -16,6 +16,8 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from maftp.results import UNION
+
 PROTOCOLS = {
     **dict.fromkeys(("A-847", "A-150", "PC-459", "PC-59", "PAS-20"), "mIoU (a)"),
     **dict.fromkeys(("PQ", "SQ", "RQ"), "ADE20K panoptic"),
@@ -94,7 +96,7 @@ def comparison(rows: pd.DataFrame) -> pd.DataFrame | None:
         weights = f"released weights {released}" if released else f"trained here, {seeds}"
         for benchmark, protocol in PROTOCOLS.items():
             values = published.set_index("source")[benchmark].dropna()
-            column = f"{benchmark} (a)" if protocol == "mIoU (a)" else benchmark
+            column = benchmark + UNION if protocol == "mIoU (a)" else benchmark
             measured = group[column].mean() if column in group else None
             if len(values) and not pd.isna(measured):
                 line = {"model": variant, "weights": weights, "benchmark": benchmark}

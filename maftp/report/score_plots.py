@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from maftp.report.runs import Run, score_table
 from maftp.report.style import COLOURS, MARKERS, new_figure, save_figure
+from maftp.results import Run, Score, score_rows
 
 
 def plot_scores(runs: Sequence[Run], benchmarks: Sequence[str], path: Path) -> pd.DataFrame:
@@ -17,7 +17,7 @@ def plot_scores(runs: Sequence[Run], benchmarks: Sequence[str], path: Path) -> p
     Returns:
         The numbers of the plot.
     """
-    table = score_table(runs, benchmarks)
+    table = _score_table(runs, benchmarks)
     table = table[table.score.isin(["mIoU_b", "PQ"])]
     numbers = (
         table.groupby(["benchmark", "score", "variant"], sort=False)
@@ -55,7 +55,7 @@ def plot_scores(runs: Sequence[Run], benchmarks: Sequence[str], path: Path) -> p
 
 def plot_protocols(runs: Sequence[Run], benchmarks: Sequence[str], path: Path) -> pd.DataFrame:
     """Plot mIoU in both definitions side by side for each variant and benchmark."""
-    table = score_table(runs, benchmarks)
+    table = _score_table(runs, benchmarks)
     table = table[table.score.str.startswith("mIoU")]
     numbers = (
         table.pivot_table(
@@ -137,8 +137,12 @@ def plot_cost(
     return numbers
 
 
+def _score_table(runs: Sequence[Run], benchmarks: Sequence[str]) -> pd.DataFrame:
+    return pd.DataFrame(score_rows(runs, benchmarks), columns=Score._fields)
+
+
 def _variant_costs(runs: Sequence[Run], benchmarks: Sequence[str]) -> pd.DataFrame:
-    table = score_table(runs, benchmarks)
+    table = _score_table(runs, benchmarks)
     table = table[table.score == "mIoU_b"]
     means = table.groupby(["variant", "seed"]).percent.mean()
     rows = [
@@ -150,7 +154,7 @@ def _variant_costs(runs: Sequence[Run], benchmarks: Sequence[str]) -> pd.DataFra
             "mIoU": means.get((run.variant, run.seed)),
         }
         for run in runs
-        if run.manifest is not None
+        if run.trained
     ]
     columns = ["group", "name", "minutes", "trainable_parameters", "mIoU"]
     frame = pd.DataFrame(rows, columns=columns)

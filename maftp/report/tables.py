@@ -7,8 +7,7 @@ by the number of classes in ground truth or prediction. All scores are percentag
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +17,17 @@ from maftp.errors import MaftpError
 from maftp.files import atomic_path
 from maftp.report.csv_file import write_csv
 from maftp.report.published import comparison, match_recipe
+from maftp.results import COSTS, SCORES, UNION, Evaluation, Run, read_table
 
 SEMANTIC = ("A-847", "A-150", "PC-459", "PC-59", "PAS-20")
-PANOPTIC = "ADE-panoptic"
 KEYS = ["experiment", "variant", "seed"]
-QUALITIES = ["PQ", "SQ", "RQ"]
-INSTANCE = "AP"
-TRAINING = ["trainable_parameters", "training_seconds", "peak_host_memory_mb", "peak_gpu_memory_mb"]
+QUALITIES = list(SCORES["panoptic"])
 AMOUNT = ["steps", "images", "images_of_benchmarks"]
 """Optimizer steps; images scored, and images that the benchmarks have, over all of them."""
 RECIPE = ["recipe", "deviations", "released"]
 """Published recipe of the parameters, if any; else where they differ; name of released weights."""
 
 _PROTOCOL = "mIoU (b): mean over classes in ground truth"
-_UNION = " (a)"
 _INTRODUCTION = """\
 All scores are percentages. mIoU is protocol (b), the mean over the classes that occur in the ground
 truth. Protocol (a), where the sum is divided by the number of classes in truth or prediction,
@@ -85,33 +81,34 @@ def merge_tables(
     Raises:
         MaftpError: a table is missing or damaged, or two of them hold the same run.
     """
-    table = _ordered(pd.concat([_read(Path(csv)) for csv in csvs], ignore_index=True))
+    text = {"experiment": str, "variant": str}
+    tables = [
+        read_table(
+            Path(csv), what="table", remedy="make it", columns=KEYS,
+            dtype=text, keep_default_na=False, na_values=[""],
+        )
+        for csv in csvs
+    ]  # fmt: skip
+    table = _ordered(pd.concat(tables, ignore_index=True))
     if (twice := table[table.duplicated(KEYS)]).size:
         run = "/".join(str(value) for value in twice.iloc[0][KEYS])
         raise MaftpError(f"{run} stands in two tables; name each table once")
     write_table(table, out_csv, out_markdown, baseline=baseline)
 
 
-def _row(run: Path, benchmarks: Sequence[str] | None) -> dict[str, Any]:
-    run = run.absolute()
-    experiment, variant, seed = run.parts[-3:]
-    if not (seed.startswith("seed") and seed[4:].isdigit()):
-        raise MaftpError(f"{run}: no run folder; its name must be experiment/variant/seed<number>")
-    row: dict[str, Any] = {"experiment": experiment, "variant": variant, "seed": int(seed[4:])}
-    files = sorted((run / "evaluation").glob("*.json"))
+def _row(folder: Path, benchmarks: Sequence[str] | None) -> dict[str, Any]:
+    run = Run(folder)
+    row: dict[str, Any] = {"experiment": run.experiment, "variant": run.variant, "seed": run.seed}
+    results = run.evaluations
     if benchmarks is not None:
-        files = [run / "evaluation" / f"{benchmark}.json" for benchmark in benchmarks]
-    results = {file.stem: _read_json(file) for file in files}
-    for benchmark, result in results.items():
-        row |= _scores(run / "evaluation" / f"{benchmark}.json", benchmark, result)
-    manifest = run / "manifest.json"
-    content = _read_json(manifest) if manifest.exists() else {}
-    row |= {key: content.get(key) for key in TRAINING if content}
-    scored = [result.get("scores", {}).get("images") for result in results.values()]
-    wanted = [result.get("images_of_benchmark") for result in results.values()]
-    row |= {"steps": content.get("steps"), "images": _sum(scored)}
-    row["images_of_benchmarks"] = _sum(wanted)
-    return row | _recipe(content, results.values())
+        results = [run.evaluation(benchmark) for benchmark in benchmarks]
+    for result in results:
+        row |= result.columns
+    manifest = run.manifest if run.trained else {}
+    row |= run.costs | {"steps": manifest.get("steps")}
+    row["images"] = _sum([result.content["scores"].get("images") for result in results])
+    row["images_of_benchmarks"] = _sum([r.content.get("images_of_benchmark") for r in results])
+    return row | _recipe(manifest, results)
 
 
 def _sum(numbers: list[int | None]) -> int | None:
@@ -119,10 +116,10 @@ def _sum(numbers: list[int | None]) -> int | None:
     return sum(known) if known and len(known) == len(numbers) else None
 
 
-def _recipe(manifest: dict[str, Any], results: Iterable[dict[str, Any]]) -> dict[str, Any]:
+def _recipe(manifest: dict[str, Any], results: Sequence[Evaluation]) -> dict[str, Any]:
     """Compare what training and every evaluation recorded with the published recipes."""
     trained = manifest.get("params", {})
-    recorded = [result.get("provenance", {}) for result in results] or [{}]
+    recorded = [result.origin for result in results] or [{}]
     matches = [
         match_recipe(trained | own.get("params", {}), released=own.get("released"))
         for own in recorded
@@ -134,54 +131,15 @@ def _recipe(manifest: dict[str, Any], results: Iterable[dict[str, Any]]) -> dict
     return found
 
 
-def _scores(file: Path, benchmark: str, result: dict[str, Any]) -> dict[str, float | None]:
-    """Return the columns of one benchmark."""
-    try:
-        scores = result["scores"]
-        if result["metric"] == "semantic":
-            return {benchmark: scores["mIoU_b"], benchmark + _UNION: scores["mIoU_a"]}
-        if result["metric"] == "instance":
-            return {f"{benchmark} {INSTANCE}": scores[INSTANCE]}
-        prefix = "" if benchmark == PANOPTIC else f"{benchmark} "
-        return {prefix + quality: scores[quality] for quality in QUALITIES}
-    except (KeyError, TypeError):
-        raise MaftpError(
-            f"{file}: no result of an evaluation; delete it and evaluate again"
-        ) from None
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise MaftpError(f"{path}: no such result; evaluate the run first") from None
-    except ValueError as error:
-        raise MaftpError(f"{path}: not readable as JSON ({error}); make it again") from None
-
-
-def _read(csv: Path) -> pd.DataFrame:
-    try:
-        table = pd.read_csv(
-            csv, dtype={"experiment": str, "variant": str}, keep_default_na=False, na_values=[""]
-        )
-    except FileNotFoundError:
-        raise MaftpError(f"{csv}: no such table; make it first") from None
-    except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
-        raise MaftpError(f"{csv}: no table ({error}); make it again") from None
-    if missing := [key for key in KEYS if key not in table]:
-        raise MaftpError(f"{csv}: column {missing[0]} is missing; make the table again")
-    return table
-
-
 def _ordered(table: pd.DataFrame) -> pd.DataFrame:
     """Put the columns in their fixed order, add missing ones, give each its type."""
     fixed = [*KEYS, *SEMANTIC, *QUALITIES]
-    union = [name + _UNION for name in SEMANTIC]
-    known = {*fixed, *TRAINING, *union, "protocol", *AMOUNT, *RECIPE}
+    union = [name + UNION for name in SEMANTIC]
+    known = {*fixed, *COSTS, *union, "protocol", *AMOUNT, *RECIPE}
     others = sorted((str(name) for name in table.columns if name not in known), key=_extra_order)
-    extra = [column for column in others if not column.endswith(_UNION)]
-    union += [column for column in others if column.endswith(_UNION)]
-    table = table.reindex(columns=[*fixed, *TRAINING, *extra, *union, "protocol", *AMOUNT, *RECIPE])
+    extra = [column for column in others if not column.endswith(UNION)]
+    union += [column for column in others if column.endswith(UNION)]
+    table = table.reindex(columns=[*fixed, *COSTS, *extra, *union, "protocol", *AMOUNT, *RECIPE])
     types: dict[str, Any] = {name: "float64" for name in table.columns if name not in KEYS}
     types |= {"seed": "int64", "trainable_parameters": "Int64", "protocol": "object"}
     types |= {name: "Int64" for name in AMOUNT} | {name: "object" for name in RECIPE}
@@ -204,7 +162,7 @@ def _markdown(table: pd.DataFrame, baseline: str) -> str:
         if len(other):
             parts.append(_NOT_COMPARABLE.format(deviations=other["deviations"].iloc[0]) + "\n")
         parts.append(_text(_summary(rows, baseline)) + "\n")
-        union = {name + _UNION: name + _UNION for name in SEMANTIC}
+        union = {name + UNION: name + UNION for name in SEMANTIC}
         if rows[list(union)].notna().any(axis=None):
             parts.append(
                 "mIoU in protocol (a), divided by the classes of ground truth or prediction:\n"
@@ -229,7 +187,7 @@ def _summary(rows: pd.DataFrame, baseline: str) -> pd.DataFrame:
     """Return the main table of an experiment, one row per variant, as text."""
     plain = {name: f"{name} (b)" if name == "PC-459" else name for name in SEMANTIC}
     summary = _benchmarks(rows, plain, baseline)
-    first, last = (rows.columns.get_loc(name) for name in (TRAINING[-1], SEMANTIC[0] + _UNION))
+    first, last = (rows.columns.get_loc(name) for name in (COSTS[-1], SEMANTIC[0] + UNION))
     extra = list(rows.columns[first + 1 : last])
     groups = rows.groupby("variant", sort=False)
     for column in [*QUALITIES, *extra]:

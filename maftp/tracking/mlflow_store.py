@@ -1,4 +1,4 @@
-"""An MLflow tracking server or SQLite file, and what is written to one run in few requests."""
+"""An MLflow server or SQLite file. MLflow shows and compares, and decides nothing."""
 
 from __future__ import annotations
 
@@ -6,41 +6,31 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from maftp.credentials import without_credentials
 from maftp.lock import locked
+from maftp.results import flatten
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-PARENT = "mlflow.parentRunId"
+    from maftp.config import Params
+
 ROW = "maftp.row"
 """Tag: experiment/variant/seed, the row of the table that a run stands behind."""
-BENCHMARK = "maftp.benchmark"
 DIGEST = "maftp.digest"
 """Tag: digest of everything the weights of a run depend on."""
 
 _SQLITE = "sqlite:///"
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
 """Makes MLflow's page show trainings, not conversations with language models."""
-_NAMES_PER_REQUEST = 100
-_METRICS_PER_REQUEST = 900
-_LONGEST_VALUE = 5000
-_QUIET = (
-    "alembic",
-    "urllib3",
-    "mlflow.store",
-    "mlflow.tracking",
-    "mlflow.system_metrics",
-    "mlflow.pyfunc",
-)
+_QUIET = ("alembic", "urllib3", *(f"mlflow.{name}" for name in ("store", "tracking", "pyfunc")))
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -49,7 +39,6 @@ _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }
-Entry = TypeVar("Entry")
 
 
 class MlflowStore:
@@ -59,18 +48,38 @@ class MlflowStore:
         """Remember where.
 
         Args:
-            uri: tracking server or SQLite file.
+            uri: tracking server or SQLite file; $MLFLOW_TRACKING_URI wins.
             experiment: name of the experiment.
         """
-        self.uri = uri
-        self.address = without_credentials(uri)
+        self.uri = os.environ.get("MLFLOW_TRACKING_URI") or uri
+        self.address = without_credentials(self.uri)
         """For people."""
         self.experiment = experiment
+
+    @classmethod
+    def from_params(cls, params: Params) -> MlflowStore:
+        """Return the experiment's store."""
+        return cls(uri=params.tracking.uri, experiment=params.experiment)
 
     @cached_property
     def client(self) -> MlflowClient:
         """The connection."""
-        return _connect(self.uri)
+        for name, value in _ENVIRONMENT.items():  # read on import
+            os.environ.setdefault(name, value)
+        from mlflow import MlflowClient
+
+        for noisy in (*_QUIET, "mlflow.system_metrics"):
+            logging.getLogger(noisy).setLevel(logging.ERROR)
+        # Two runs that begin at the same moment would both make the tables of a new SQLite file.
+        with nullcontext() if self._file is None else locked(self._file.with_suffix(".db.lock")):
+            client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+            client.search_experiments(max_results=1)
+        return client
+
+    @property
+    def _file(self) -> Path | None:
+        file = self.uri.removeprefix(_SQLITE)
+        return None if file == self.uri else Path(file).resolve()
 
     @cached_property
     def experiment_id(self) -> str:
@@ -79,10 +88,10 @@ class MlflowStore:
 
         found = self.client.get_experiment_by_name(self.experiment)
         if found is None:
+            # A server knows its own place for artifacts.
+            place = None if self._file is None else (self._file.parent / "mlruns").as_uri()
             try:
-                return self.client.create_experiment(
-                    self.experiment, artifact_location=_artifact_location(self.uri), tags=_KIND
-                )
+                return self.client.create_experiment(self.experiment, place, _KIND)
             except MlflowException:  # another run made it meanwhile
                 found = self.client.get_experiment_by_name(self.experiment)
                 if found is None:
@@ -93,117 +102,58 @@ class MlflowStore:
         """Make a run and return it."""
         return self.client.create_run(self.experiment_id, run_name=name, tags=dict(tags))
 
-    def get(self, run_id: str) -> Run | None:
-        """Return a run by its id, or None when the server lost it or it was deleted."""
-        from mlflow.exceptions import MlflowException
-
-        try:
-            run = self.client.get_run(run_id)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            return None
-        return run if run.info.lifecycle_stage == "active" else None
-
-    def find(self, tags: Mapping[str, str]) -> Run | None:
+    def find(self, tags: Mapping[str, str], *, unfinished: bool = False) -> Run | None:
         """Return the newest run of the experiment with all these tags."""
-        wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
-        found = self.client.search_runs([self.experiment_id], filter_string=wanted, max_results=1)
+        wanted = [f'tags.`{key}` = "{value}"' for key, value in tags.items()]
+        wanted += ["attributes.status != 'FINISHED'"] if unfinished else []
+        found = self.client.search_runs([self.experiment_id], " and ".join(wanted), max_results=1)
         return found[0] if found else None
 
-    def find_row(self, row: str) -> Run | None:
-        """Return the newest run of a row of the table; evaluations do not count."""
-        experiment = self.client.get_experiment_by_name(self.experiment)
-        if experiment is None:
-            return None
-        wanted = f"tags.`{ROW}` = '{row}'"
-        found = self.client.search_runs([experiment.experiment_id], filter_string=wanted)
-        return next((run for run in found if BENCHMARK not in run.data.tags), None)
+    def last_step(self, run: Run) -> float:
+        """Return the step of the last row of the history that a run has."""
+        history = self.client.get_metric_history(run.info.run_id, "loss")
+        return max((metric.step for metric in history), default=-math.inf)
 
-    def log_params(self, run: Run, values: Mapping[str, str]) -> None:
-        """Log parameters; those the run has already stay, as MLflow never changes one."""
-        from mlflow.entities import Param
+    def log(
+        self,
+        run: Run,
+        *,
+        manifest: Mapping[str, Any] | None = None,
+        tags: Mapping[str, Any] | None = None,
+        rows: Sequence[Mapping[str, float]] = (),
+    ) -> None:
+        """Log in few requests.
 
-        params = [
-            Param(key, value[:_LONGEST_VALUE])
-            for key, value in values.items()
-            if key not in run.data.params
-        ]
-        for part in _parts(params, _NAMES_PER_REQUEST):
-            self.client.log_batch(run.info.run_id, params=part)
-
-    def log_tags(self, run_id: str, values: Mapping[str, Any]) -> None:
-        """Set tags; what is None is left out."""
-        from mlflow.entities import RunTag
-
-        tags = [
-            RunTag(key, str(value)[:_LONGEST_VALUE])
-            for key, value in values.items()
-            if value is not None
-        ]
-        for part in _parts(tags, _NAMES_PER_REQUEST):
-            self.client.log_batch(run_id, tags=part)
-
-    def log_rows(self, run_id: str, rows: Sequence[Mapping[str, float]]) -> None:
-        """Log rows of numbers, each with its `step`; what is not finite is left out."""
-        from mlflow.entities import Metric
+        Args:
+            run: as it was found; parameters it has stay, as MLflow never changes one.
+            manifest: what it was made of, as parameters and tags.
+            tags: further ones.
+            rows: numbers, each row with its `step`; what is not finite is left out.
+        """
+        from mlflow.entities import Metric, Param, RunTag
 
         now = int(time.time() * 1000)
+        params = flatten(manifest["params"]) if manifest else {}
+        all_tags = (manifest_tags(manifest) if manifest else {}) | dict(tags or {})
         metrics = [
             Metric(key, value, now, int(row["step"]))
             for row in rows
             for key, value in row.items()
             if key != "step" and math.isfinite(value)
         ]
-        for part in _parts(metrics, _METRICS_PER_REQUEST):
-            self.client.log_batch(run_id, metrics=part)
+        self.client.log_batch(
+            run.info.run_id,
+            metrics,
+            [Param(key, str(value)) for key, value in params.items() if key not in run.data.params],
+            [RunTag(key, str(value)) for key, value in all_tags.items() if value is not None],
+        )
 
 
-def server_uri(configured: str) -> str:
-    """Return the server: $MLFLOW_TRACKING_URI, else the configured one."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or configured
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Return nested values under dotted keys, as text."""
-    flat: dict[str, str] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = str(value)
-    return flat
-
-
-def _connect(uri: str) -> MlflowClient:
-    for name, value in _ENVIRONMENT.items():  # read on import
-        os.environ.setdefault(name, value)
-    from mlflow import MlflowClient
-
-    for noisy in _QUIET:
-        logging.getLogger(noisy).setLevel(logging.ERROR)
-    # Two runs that begin at the same moment would both make the tables of a new SQLite file.
-    with _alone_with(uri):
-        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-        client.search_experiments(max_results=1)
-    return client
-
-
-def _alone_with(uri: str) -> AbstractContextManager[None]:
-    if not uri.startswith(_SQLITE):
-        return nullcontext()
-    database = Path(uri.removeprefix(_SQLITE))
-    return locked(database.with_name(f"{database.name}.lock"))
-
-
-def _artifact_location(uri: str) -> str | None:
-    """Return the folder `mlruns` beside a SQLite file; a server knows its own place."""
-    if not uri.startswith(_SQLITE):
-        return None
-    return (Path(uri.removeprefix(_SQLITE)).resolve().parent / "mlruns").as_uri()
-
-
-def _parts(entries: Sequence[Entry], size: int) -> Iterator[list[Entry]]:
-    rest = iter(entries)
-    while part := list(islice(rest, size)):
-        yield part
+def manifest_tags(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the way back from a run: commit, command, machine, packages, digests of its inputs."""
+    names = ("commit", "dirty", "params_digest", "source_digest", "device", "host", "platform")
+    command = " ".join(manifest.get("command", ())) or None
+    named = {name: manifest.get(name) for name in (*names, "python")} | {"command": command}
+    named |= {"package": manifest.get("packages", {}), "sha256": manifest.get("inputs", {})}
+    source = {"name": command, "type": "LOCAL", "git.commit": manifest.get("commit")}
+    return flatten({"maftp": named, "mlflow.source": source})

@@ -25,12 +25,11 @@ from maftp.training.checkpoint import (
     step_folder,
     trained_tensors,
 )
-from maftp.training.interruption import Pulse
+from maftp.training.distributed import NextAction, Worker
 from maftp.training.meter import SCORE, Meter, Row
 from maftp.training.mirror import Mirror
-from maftp.training.place import Place
 from maftp.training.run_folder import RUN
-from maftp.training.whole_batch import Order
+from maftp.training.worker_files import Heartbeat
 
 if TYPE_CHECKING:
     from maftp.config import Params
@@ -40,25 +39,25 @@ class Journal:
     """History and checkpoints of one training."""
 
     def __init__(
-        self, state: TrainingState, *, folder: Path, params: Params, place: Place, run: str
+        self, state: TrainingState, *, folder: Path, params: Params, worker: Worker, run: str
     ) -> None:
         """Load the newest checkpoint into `state` when there is one."""
         self._state = state
         self._folder = folder
         self._execution = params.execution
-        self._place = place
+        self._worker = worker
         newest = newest_checkpoint(folder)
         numbers = load_checkpoint(newest, state) if newest is not None else {}
         self._numbers = {"step": 0, "seconds": 0.0, "history": [], **numbers, RUN: run}
         self._meter = Meter(
-            batch_size=params.train.batch_size, seconds=self._numbers["seconds"], place=place
+            batch_size=params.train.batch_size, seconds=self._numbers["seconds"], worker=worker
         )
         half_row = self._numbers.pop("meter", None)
         if half_row is not None:
             self._meter.restore(half_row)
-        self._pulse = Pulse(folder)
-        place = params.resources.checkpoint_mirror
-        self._mirror = Mirror(place, run=run) if place and self._place.rank == 0 else None
+        self._heartbeat = Heartbeat(folder)
+        mirror = params.resources.checkpoint_mirror
+        self._mirror = Mirror(mirror, run=run) if mirror and worker.rank == 0 else None
         self._saved = time.monotonic()
 
     @property
@@ -66,21 +65,21 @@ class Journal:
         """Steps that the newest checkpoint holds."""
         return self._numbers["step"]
 
-    def order(self, asked_to_stop: Callable[[], bool]) -> Order:
+    def next_action(self, asked_to_stop: Callable[[], bool]) -> NextAction:
         """Return what the first worker wants; the others want nothing."""
-        if self._place.rank > 0:
-            return Order.GO_ON
+        if self._worker.rank > 0:
+            return NextAction.CONTINUE
         if asked_to_stop():
-            return Order.STOP
+            return NextAction.STOP
         minutes = self._execution.checkpoint_minutes
         late = minutes is not None and time.monotonic() - self._saved > 60 * minutes
-        return Order.SAVE if late else Order.GO_ON
+        return NextAction.SAVE if late else NextAction.CONTINUE
 
     def add(self, terms: Mapping[str, float], *, norm: Tensor, waited: float, step: int) -> None:
         """Count a step."""
         self._meter.add(terms, norm=norm, waited=waited)
-        if self._place.rank == 0:
-            self._pulse.mark(step=step, seconds=self._meter.seconds)
+        if self._worker.rank == 0:
+            self._heartbeat.mark(step=step, seconds=self._meter.seconds)
 
     def close_row(self, *, step: int, learning_rate: float) -> Row:
         """Add a row to the history and return it."""
@@ -105,7 +104,7 @@ class Journal:
         path = step_folder(self._folder, step)
         self._numbers |= {"step": step, "seconds": self._meter.seconds}
         self._saved = time.monotonic()
-        if self._place.rank == 0:
+        if self._worker.rank == 0:
             self._refuse_broken_weights(step)
             self._numbers |= self._measures()
             best = self._folder / BEST
@@ -139,9 +138,9 @@ class Journal:
         All of the first worker, which has as much to do as any.
         """
         parameters = self._state.model.parameters()
-        peaks = peak_memory(self._place.device)
+        peaks = peak_memory(self._worker.device)
         return {
             "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
-            "operators": {"ms_deform_attn": backends.describe(self._place.device.type)},
+            "operators": {"ms_deform_attn": backends.describe(self._worker.device.type)},
             **{key: max(value, self._numbers.get(key, 0.0)) for key, value in peaks.items()},
         }

@@ -9,37 +9,45 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 
 from maftp.config import Params
-from maftp.errors import CheckpointError, DataError, Interrupted, Preempted
+from maftp.errors import (
+    CheckpointError,
+    DataError,
+    Interrupted,
+    ParamsError,
+    Preempted,
+    TrainingError,
+)
 from maftp.files import check_output, sha256
 from maftp.lock import locked
+from maftp.losses.representation_compensation import check_width
 from maftp.modeling.tensor_files import content_digest
 from maftp.tracking.manifest import collect_manifest, input_digests, training_digest
 from maftp.tracking.mlflow_logger import MlflowLogger
-from maftp.training.allocation import Allocation, slurm_allocation
+from maftp.tracking.mlflow_store import MlflowStore
 from maftp.training.checkpoint import newest_checkpoint, read_numbers
-from maftp.training.interruption import StopNote, heeding_signals
-from maftp.training.job import Job, LastWords, Prepare
+from maftp.training.distributed import Worker
 from maftp.training.meter import progress_line
 from maftp.training.mirror import Mirror, with_mirror
-from maftp.training.place import Place
-from maftp.training.preflight import check_params
-from maftp.training.ray_cluster import RayProcesses, start_ray
-from maftp.training.ray_environment import set_environment
-from maftp.training.ray_workers import fit, validation
-from maftp.training.row_file import RowFile
+from maftp.training.ray_cluster import RayProcesses, set_environment, start_ray
+from maftp.training.ray_workers import Job, Prepare, fit, validation
 from maftp.training.run_folder import RUN, RunFolder
+from maftp.training.slurm import Allocation, slurm_allocation
 from maftp.training.worker import prepare
+from maftp.training.worker_files import LastWords, RowFile, StopNote
 
 logger = logging.getLogger(__name__)
 
@@ -143,8 +151,8 @@ def _train(
     job: Job, folder: RunFolder, manifest: dict[str, Any], allocation: Allocation | None
 ) -> None:
     """Train from the last checkpoint on, and publish the results."""
-    tracker = MlflowLogger.from_params(
-        job.params,
+    tracker = MlflowLogger(
+        MlflowStore.from_params(job.params),
         variant=job.facts["variant"],
         seed=job.seed,
         folder=folder.path,
@@ -186,7 +194,7 @@ def _digest(file: Path) -> str:
 def _rehearse(job: Job) -> None:
     """Build here, once, what every worker builds: a mistake is found before Ray starts."""
     model, _ = job.prepare(
-        job.params, seed=job.seed, clip=job.clip, embeddings=job.embeddings, place=Place()
+        job.params, seed=job.seed, clip=job.clip, embeddings=job.embeddings, worker=Worker()
     )
     validation(job, model)
 
@@ -239,3 +247,81 @@ def _follow(future: Future[bool], job: Job, tracker: MlflowLogger, processes: Ra
             return
         processes.check()
         time.sleep(0.5)
+
+
+@contextmanager
+def heeding_signals(stop: StopNote) -> Iterator[None]:
+    """Let SIGTERM ask for a checkpoint, and a second one or Ctrl-C end workers and us at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        if number == signal.SIGTERM and not stop.asked():
+            logger.warning("SIGTERM: writing a checkpoint")
+            stop.ask()
+            return
+        raise KeyboardInterrupt
+
+    before = {
+        number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def check_params(params: Params, allocation: Allocation | None = None) -> None:
+    """Refuse parameters that this machine, or the nodes of this job, cannot train with.
+
+    Args:
+        params: one variant of an experiment.
+        allocation: the job this process is part of.
+
+    Raises:
+        ParamsError: no GPU for mixed precision or for the workers, fewer nodes than wanted, or
+            inputs too narrow for representation compensation.
+    """
+    _check_nodes(params, allocation)
+    _check_gpus(params)
+    if params.model.name == "maftp" and params.train.rc_weight > 0:
+        _check_input_width(params)
+
+
+def _check_nodes(params: Params, allocation: Allocation | None) -> None:
+    wanted = params.resources.nodes
+    found = 1 if allocation is None else len(allocation.nodes)
+    if wanted > found and not os.environ.get("RAY_ADDRESS"):
+        here = "this is one machine" if allocation is None else f"job {allocation.job} has {found}"
+        raise ParamsError(
+            f"resources.nodes: {wanted} nodes wanted, {here}; lower it, run the workflow with the "
+            "slurm profile, or name a cluster in $RAY_ADDRESS"
+        )
+
+
+def _check_gpus(params: Params) -> None:
+    recipe, execution = params.train, params.execution
+    if recipe.amp and not execution.gpus_per_worker:
+        raise ParamsError(
+            f"train.amp: {recipe.amp_dtype} needs a GPU; set execution.gpus_per_worker to 1 or "
+            "train.amp to false"
+        )
+    here = execution.workers // params.resources.nodes
+    wanted, found = execution.gpus_per_worker * here, torch.cuda.device_count()
+    if wanted > found and not os.environ.get("RAY_ADDRESS"):
+        raise ParamsError(
+            f"execution.gpus_per_worker: {here} workers want {wanted} GPUs, found {found}; "
+            "lower execution.workers or gpus_per_worker, or name a cluster in $RAY_ADDRESS"
+        )
+
+
+def _check_input_width(params: Params) -> None:
+    image = params.input.train
+    side = image.short_side if image.mapper == "semantic" else image.crop_size
+    padded = -(-side // 32)
+    try:
+        check_width(padded, scales=params.train.rc_scales)
+    except TrainingError as error:
+        raise ParamsError(str(error)) from None

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from maftp.memory import GPU, HOST, peak_memory
-from maftp.training.place import Place
+from maftp.training.distributed import Worker
 
 Row = dict[str, float]
 
@@ -26,16 +26,16 @@ SCORE = "validation"
 class Meter:
     """Sums loss terms and times; `close` turns them into a row and starts anew."""
 
-    def __init__(self, *, batch_size: int, place: Place, seconds: float = 0.0) -> None:
+    def __init__(self, *, batch_size: int, worker: Worker, seconds: float = 0.0) -> None:
         """Start the clock.
 
         Args:
             batch_size: images per step over all workers.
-            place: this worker among all.
+            worker: this worker among all.
             seconds: training time of the steps before, in seconds.
         """
         self._batch_size = batch_size
-        self._place = place
+        self._worker = worker
         self._earlier = seconds
         self._start = self._row_start = time.monotonic()
         self._clear()
@@ -61,7 +61,7 @@ class Meter:
     def close(self, *, step: int, learning_rate: float) -> Row:
         """Return the row of the steps since the last; losses are means over steps and workers."""
         sums = torch.tensor(list(self._sums.values()), dtype=torch.float64) / self._steps
-        terms = dict(zip(self._sums, self._place.gather(sums).mean(0).tolist(), strict=True))
+        terms = dict(zip(self._sums, self._worker.gather(sums).mean(0).tolist(), strict=True))
         elapsed = time.monotonic() - self._row_start
         norm, counted = torch.as_tensor(self._norms).tolist()
         row = {
@@ -72,7 +72,7 @@ class Meter:
             "gradient_norm": norm / max(counted, 1.0),
             "images_per_second": self._batch_size * self._steps / elapsed,
             "data_wait": self._waited / elapsed,
-            "memory_mb": _memory(self._place.device),
+            "memory_mb": _memory(self._worker.device),
             "seconds": self.seconds,
         }
         self._row_start = time.monotonic()
@@ -92,7 +92,7 @@ class Meter:
             "elapsed": time.monotonic() - self._row_start,
             "norms": torch.as_tensor(self._norms).tolist(),
             "names": list(self._sums),
-            "sums": self._place.gather(sums).tolist(),
+            "sums": self._worker.gather(sums).tolist(),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -102,14 +102,14 @@ class Meter:
         """
         self._steps, self._waited = state["steps"], state["waited"]
         self._row_start = time.monotonic() - state["elapsed"]
-        self._norms = torch.tensor(state["norms"], dtype=torch.float64, device=self._place.device)
+        self._norms = torch.tensor(state["norms"], dtype=torch.float64, device=self._worker.device)
         sums = torch.tensor(state["sums"], dtype=torch.float64)
-        own = sums[self._place.rank] if len(sums) == self._place.world_size else sums.mean(0)
+        own = sums[self._worker.rank] if len(sums) == self._worker.world_size else sums.mean(0)
         self._sums = dict(zip(state["names"], own.tolist(), strict=True))
 
     def _clear(self) -> None:
         self._sums: dict[str, float] = {}
-        self._norms = torch.zeros(2, dtype=torch.float64, device=self._place.device)
+        self._norms = torch.zeros(2, dtype=torch.float64, device=self._worker.device)
         self._steps = 0
         self._waited = 0.0
 

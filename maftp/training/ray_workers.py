@@ -4,19 +4,42 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from maftp.errors import FULL_DISK, MaftpError, TrainingError, describe_os_error
-from maftp.training.interruption import StopNote
-from maftp.training.job import Job, LastWords
+from maftp.training.distributed import Worker
+from maftp.training.failure import describe_failure
 from maftp.training.meter import Row
-from maftp.training.place import Place
-from maftp.training.ray_failure import describe_failure
-from maftp.training.row_file import RowFile
 from maftp.training.run_folder import WEIGHTS
-from maftp.training.worker import Validate, train
+from maftp.training.worker import BatchFactory, Validate, train
+from maftp.training.worker_files import LastWords, RowFile, StopNote
+
+if TYPE_CHECKING:
+    from maftp.config import Params
+
+Prepare = Callable[..., tuple[nn.Module, BatchFactory]]
+"""Called as `maftp.training.worker.prepare` is."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker needs to know."""
+
+    params: Params
+    seed: int
+    clip: Path
+    embeddings: Path
+    folder: Path
+    """The run's checkpoints."""
+    facts: Mapping[str, Any]
+    """Noted in the final weights."""
+    working_directory: Path
+    """Relative paths of the parameters start here."""
+    prepare: Prepare
 
 
 def fit(job: Job) -> bool:
@@ -68,7 +91,7 @@ def _work(config: Mapping[str, Job]) -> None:
     job = config["job"]
     os.chdir(job.working_directory)
     context = ray.train.get_context()
-    place = Place(
+    worker = Worker(
         rank=context.get_world_rank(),
         world_size=context.get_world_size(),
         device=ray.train.torch.get_device(),
@@ -77,7 +100,7 @@ def _work(config: Mapping[str, Job]) -> None:
     if (said := words.read()) is not None:
         raise said  # trying again does not help
     try:
-        _train(job, place)
+        _train(job, worker)
     except MaftpError as error:
         words.say(error)
         raise
@@ -91,11 +114,11 @@ def _work(config: Mapping[str, Job]) -> None:
         raise said from error
 
 
-def _train(job: Job, place: Place) -> None:
-    if place.rank == 0:
+def _train(job: Job, worker: Worker) -> None:
+    if worker.rank == 0:
         RowFile(job.folder).note_restart()
     model, batches = job.prepare(
-        job.params, seed=job.seed, clip=job.clip, embeddings=job.embeddings, place=place
+        job.params, seed=job.seed, clip=job.clip, embeddings=job.embeddings, worker=worker
     )
     train(
         model,
@@ -103,9 +126,9 @@ def _train(job: Job, place: Place) -> None:
         params=job.params,
         seed=job.seed,
         folder=job.folder,
-        report=_reporter(job, place),
+        report=_reporter(job, worker),
         facts=job.facts,
-        place=place,
+        worker=worker,
         asked_to_stop=StopNote(job.folder).asked_lately,
         validate=validation(job, model),
     )
@@ -124,19 +147,19 @@ def validation(job: Job, model: nn.Module) -> Validate | None:
     return Validation.from_params(model, job.params, folder=job.folder.parent)
 
 
-def _reporter(job: Job, place: Place) -> Callable[[Row, Path | None], None]:
+def _reporter(job: Job, worker: Worker) -> Callable[[Row, Path | None], None]:
     """Return what hands rows to the driver, through a file, and checkpoints to Ray."""
     import ray.train
 
     rows = RowFile(job.folder)
 
     def report(row: Row, checkpoint: Path | None) -> None:
-        if place.rank == 0:
+        if worker.rank == 0:
             rows.add(row)
         if checkpoint is not None:
             ray.train.report(
                 row,
-                checkpoint=ray.train.Checkpoint(checkpoint) if place.rank == 0 else None,
+                checkpoint=ray.train.Checkpoint(checkpoint) if worker.rank == 0 else None,
                 checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD,
             )
 

@@ -25,6 +25,8 @@ from typing import Any
 from maftp.errors import CheckpointError, TrainingError
 from maftp.files import atomic_path, write_json
 from maftp.memory import GPU, HOST
+from maftp.results import HISTORY, MANIFEST, WEIGHTS
+from maftp.results import VALIDATION as VALIDATION
 from maftp.training.checkpoint import (
     BEST,
     STATE,
@@ -35,12 +37,11 @@ from maftp.training.checkpoint import (
     read_numbers,
     weights_facts,
 )
-from maftp.training.interruption import Pulse, describe_loss
 from maftp.training.meter import Row, history_csv
+from maftp.training.worker_files import Heartbeat, describe_loss
 
 logger = logging.getLogger(__name__)
 
-WEIGHTS = "weights.safetensors"
 RUN = "run"
 """Key of the digest of everything a run depends on, in weights and checkpoints."""
 
@@ -59,8 +60,8 @@ class RunFolder:
         self.digest = digest
         self.checkpoints = self.path / "checkpoints"
         self.weights = self.path / WEIGHTS
-        self.history = self.path / "history.csv"
-        self.manifest = self.path / "manifest.json"
+        self.history = self.path / HISTORY
+        self.manifest = self.path / MANIFEST
 
     @property
     def complete(self) -> bool:
@@ -98,7 +99,9 @@ class RunFolder:
         newest = self._go_back_to_a_sound_one()
         if newest is not None:
             numbers = read_numbers(newest)
-            lost = Pulse(self.checkpoints).lost(step=numbers["step"], seconds=numbers["seconds"])
+            lost = Heartbeat(self.checkpoints).lost(
+                step=numbers["step"], seconds=numbers["seconds"]
+            )
             logger.info("%s", describe_loss(step=numbers["step"], lost=lost))
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         # The weights too: nothing shows that they are sound, and the last checkpoint makes them.

@@ -1,7 +1,7 @@
-"""One optimizer step of one worker: its share of the batch, pass by pass, and the update.
+"""One optimizer step of one worker: its share of the batch in micro-batches, and the update.
 
 What a step computes depends on (seed, step) and the weights; how the batch is shared out among
-workers and passes changes the order of additions only.
+workers and micro-batches changes the order of additions only.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from maftp.losses.batch_share import BatchShare, computing
 from maftp.training.checkpoint import TrainingState
+from maftp.training.distributed import Batch, WholeBatch, Worker, micro_batches
 from maftp.training.failure import is_out_of_memory, not_finite, out_of_memory
 from maftp.training.optimizer import build_optimizer, build_scheduler, clip_gradients
-from maftp.training.place import Place
-from maftp.training.whole_batch import Batch, WholeBatch, passes
 
 if TYPE_CHECKING:
     from maftp.config import Params
@@ -31,7 +30,7 @@ class Trainer:
     """Model, optimizer, schedule and loss scaler of one worker; does one step at a time."""
 
     def __init__(
-        self, model: nn.Module, *, params: Params, seed: int, folder: Path, place: Place
+        self, model: nn.Module, *, params: Params, seed: int, folder: Path, worker: Worker
     ) -> None:
         """Move the model to its device and join the other workers.
 
@@ -41,19 +40,19 @@ class Trainer:
             params: one variant of an experiment.
             seed: of the random points; they differ from step to step.
             folder: for what repeats a step whose loss is not finite.
-            place: this worker among all.
+            worker: this worker among all.
         """
         self._params = params
         self._seed = seed
         self._folder = folder
-        self._place = place
-        model.to(place.device).train()
+        self._worker = worker
+        model.to(worker.device).train()
         self._fill = model.pixel_mean.cpu()
         self._optimizer = build_optimizer(model, model.parameter_groups(), params=params)
         self._scheduler = build_scheduler(self._optimizer, params=params)
         scaled = params.train.amp and params.train.amp_dtype == "float16"
-        self._scaler = torch.amp.GradScaler(place.device.type, enabled=scaled)
-        self._model = _distribute(model, place)
+        self._scaler = torch.amp.GradScaler(worker.device.type, enabled=scaled)
+        self._model = _distribute(model, worker)
         parts = {
             "optimizer": self._optimizer, "scheduler": self._scheduler, "scaler": self._scaler
         }  # fmt: skip
@@ -76,7 +75,7 @@ class Trainer:
             TrainingError: a loss is not finite, or memory does not suffice; names the step.
         """
         images = self._params.execution.micro_batch_size
-        cut = list(passes(batch, whole, images=images, place=self._place, fill=self._fill))
+        cut = list(micro_batches(batch, whole, images=images, worker=self._worker, fill=self._fill))
         sums: dict[str, float] = {}
         for index, (part, share) in enumerate(cut):
             with self._together(index == len(cut) - 1):
@@ -92,7 +91,7 @@ class Trainer:
         return sums, norm
 
     def _together(self, last: bool) -> AbstractContextManager[None]:
-        """Let workers exchange gradients in the last pass only."""
+        """Let workers exchange gradients in the last micro-batch only."""
         if last or not isinstance(self._model, DistributedDataParallel):
             return nullcontext()
         return self._model.no_sync()
@@ -106,17 +105,17 @@ class Trainer:
             if not is_out_of_memory(error):
                 raise
             raise out_of_memory(
-                self._params, step=step, images=len(part), size=size, device=self._place.device
+                self._params, step=step, images=len(part), size=size, device=self._worker.device
             ) from error
 
     def _add_gradients(self, part: Batch, share: BatchShare, *, step: int) -> dict[str, float]:
-        """Compute the losses of one pass and add their gradients; return the loss terms."""
+        """Compute the losses of one micro-batch and add their gradients; return the loss terms."""
         seed_step(self._seed, step, self._stream(share))
         recipe = self._params.train
         dtype = getattr(torch, recipe.amp_dtype)
         with (
             computing(share),
-            torch.autocast(self._place.device.type, dtype=dtype, enabled=recipe.amp),
+            torch.autocast(self._worker.device.type, dtype=dtype, enabled=recipe.amp),
         ):
             losses: dict[str, Tensor] = self._model(part)
         values = torch.stack([loss.detach().float() for loss in losses.values()]).tolist()
@@ -126,12 +125,12 @@ class Trainer:
             raise not_finite(
                 self.state.model, part, terms, step=step, seed=torch.initial_seed(), file=file
             )
-        passes_per_worker = share.parts / self._place.world_size
-        self._scaler.scale(sum(losses.values()) / passes_per_worker).backward()
+        micro_batches_per_worker = share.parts / self._worker.world_size
+        self._scaler.scale(sum(losses.values()) / micro_batches_per_worker).backward()
         return terms
 
     def _stream(self, share: BatchShare) -> int:
-        """Return which random numbers a pass draws.
+        """Return which random numbers a micro-batch draws.
 
         All parts of a batch draw those of the whole and keep their own. Stochastic depth draws too
         and knows nothing of that, so with it every part has its own numbers.
@@ -145,7 +144,7 @@ def seed_step(seed: int, step: int, stream: int) -> None:
     torch.manual_seed(high << 32 | low)
 
 
-def _distribute(model: nn.Module, place: Place) -> nn.Module:
-    if place.world_size == 1:
+def _distribute(model: nn.Module, worker: Worker) -> nn.Module:
+    if worker.world_size == 1:
         return model
     return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)

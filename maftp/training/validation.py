@@ -13,11 +13,11 @@ from detectron2.utils import comm
 from maftp.data import layout
 from maftp.data.catalog import load_catalog
 from maftp.evaluation.runner import predict_all, set_classes
-from maftp.evaluation.subject import load_subject
+from maftp.evaluation.scored_split import load_split
 from maftp.files import atomic_path
 from maftp.modeling.segmenter import Segmenter
-from maftp.tracking.mlflow_logger import PICTURES
 from maftp.training.checkpoint import step_folder
+from maftp.training.run_folder import VALIDATION
 
 if TYPE_CHECKING:
     from maftp.config import Params
@@ -46,8 +46,8 @@ class Validation:
         evaluate = params.evaluate.model_copy(update={"max_images": images})
         self._params = params.model_copy(update={"evaluate": evaluate})
         self._model = model
-        self._folder = folder / PICTURES
-        self._subject = load_subject(
+        self._folder = folder / VALIDATION
+        self._split = load_split(
             benchmark,
             params=self._params,
             catalog=load_catalog(params.data.catalog),
@@ -70,19 +70,19 @@ class Validation:
         Returns:
             Percent, NaN when no class was there to score; None but on the first worker.
         """
-        model, subject = self._model, self._subject
-        evaluators: list[DatasetEvaluator] = [scorer := subject.scorer()]
-        set_classes(model, subject, None, shuffle=False)
+        model, split = self._model, self._split
+        evaluators: list[DatasetEvaluator] = [scorer := split.scorer()]
+        set_classes(model, split, None, shuffle=False)
         model.eval()
         with ExitStack() as stack:
             if comm.is_main_process():
                 pictures = stack.enter_context(atomic_path(step_folder(self._folder, step)))
                 pictures.mkdir()
-                evaluators.append(subject.drawer(pictures, self._params.evaluate.overlays))
-            predict_all(model, subject, evaluators, self._params)
+                evaluators.append(split.drawer(pictures, self._params.evaluate.overlays))
+            predict_all(model, split, evaluators, self._params)
         model.train()
         result = scorer.evaluate()
         if result is None:
             return None
-        score = result["scores"][_METRICS[subject.metric]]
+        score = result["scores"][_METRICS[split.metric]]
         return math.nan if score is None else score

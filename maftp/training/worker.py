@@ -18,12 +18,11 @@ from torch import nn
 
 from maftp.errors import DataError
 from maftp.training.checkpoint import BEST, save_weights
+from maftp.training.distributed import Batch, NextAction, Worker, gather_batch
 from maftp.training.journal import Journal
 from maftp.training.meter import Row
-from maftp.training.place import Place
 from maftp.training.run_folder import RUN, WEIGHTS
 from maftp.training.trainer import Trainer
-from maftp.training.whole_batch import Batch, Order, gather_batch
 
 if TYPE_CHECKING:
     from maftp.config import Params
@@ -37,7 +36,7 @@ Report = Callable[[Row, Path | None], None]
 
 
 def prepare(
-    params: Params, *, seed: int, clip: Path, embeddings: Path, place: Place
+    params: Params, *, seed: int, clip: Path, embeddings: Path, worker: Worker
 ) -> tuple[nn.Module, BatchFactory]:
     """Build the model with its training vocabulary and the source of batches.
 
@@ -46,7 +45,7 @@ def prepare(
         seed: decides the initial weights, the order of samples and their augmentation.
         clip: CLIP's weight file.
         embeddings: cached text embeddings of the training vocabulary.
-        place: which share of every batch is this worker's.
+        worker: which share of every batch is this worker's.
     """
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
@@ -78,8 +77,8 @@ def prepare(
         mapper=mappers[params.input.train.mapper].from_params(params),
         batch_size=params.train.batch_size,
         seed=seed,
-        rank=place.rank,
-        world_size=place.world_size,
+        rank=worker.rank,
+        world_size=worker.world_size,
         num_workers=params.execution.loader_workers,
     )
     return model, batches
@@ -101,7 +100,7 @@ def train(
     folder: Path,
     report: Report,
     facts: Mapping[str, Any],
-    place: Place,
+    worker: Worker,
     asked_to_stop: Callable[[], bool] = lambda: False,
     validate: Validate | None = None,
 ) -> bool:
@@ -115,7 +114,7 @@ def train(
         folder: for checkpoints and, at the end, `weights.safetensors`; shared by all workers.
         report: called at every progress line on every worker.
         facts: noted in the final weights; "run" among them ties checkpoints to this run.
-        place: this worker among all.
+        worker: this worker among all.
         asked_to_stop: the first worker calls it before every step; all stop when it says so.
         validate: scores the model every `params.train.validation.period` steps and at the end; the
             weights that score best are kept in `best.safetensors`.
@@ -129,17 +128,17 @@ def train(
     """
     recipe, execution = params.train, params.execution
     torch.set_num_threads(execution.cpus_per_worker)
-    trainer = Trainer(model, params=params, seed=seed, folder=folder.parent, place=place)
-    journal = Journal(trainer.state, folder=folder, params=params, place=place, run=facts[RUN])
+    trainer = Trainer(model, params=params, seed=seed, folder=folder.parent, worker=worker)
+    journal = Journal(trainer.state, folder=folder, params=params, worker=worker, run=facts[RUN])
     source = batches(journal.step)
     for step in range(journal.step, recipe.iterations):
         asked = time.monotonic()
         batch = next(source)
         waited = time.monotonic() - asked
-        whole = gather_batch(batch, order=journal.order(asked_to_stop), place=place)
-        if whole.order is not Order.GO_ON:
+        whole = gather_batch(batch, action=journal.next_action(asked_to_stop), worker=worker)
+        if whole.action is not NextAction.CONTINUE:
             journal.save_between_rows(step)
-        if whole.order is Order.STOP:
+        if whole.action is NextAction.STOP:
             return False
         learning_rate = trainer.learning_rate
         terms, norm = trainer.step(batch, whole, step=step)
@@ -153,6 +152,6 @@ def train(
             if validates and journal.note_score(row, validate(done)):
                 save_weights(folder / BEST, model, facts)
             report(row, journal.save(done) if saves else None)
-    if place.rank == 0:
+    if worker.rank == 0:
         save_weights(folder / WEIGHTS, model, facts)
     return True

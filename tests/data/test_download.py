@@ -14,16 +14,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from maftp.data import space
+from maftp.data import transfer
 from maftp.data.catalog import Source, load_catalog
 from maftp.data.download import fetch, is_downloaded, record_path, verify
-from maftp.data.transfer import Patience
+from maftp.data.transfer import RetryPolicy
 from maftp.data.unpack import unpack_source
 from maftp.errors import DownloadError
 
 DATA = np.random.default_rng(0).bytes(300_000)
 SHA256 = hashlib.sha256(DATA).hexdigest()
-QUICK = Patience(attempts=3, longest_wait=0.01)
+QUICK = RetryPolicy(attempts=3, longest_wait=0.01)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -127,7 +127,7 @@ def test_what_is_there_is_verified_and_not_fetched_again(server, tmp_path):
 
 
 def test_a_dropped_connection_goes_on_where_it_stopped(server, tmp_path):
-    path = fetch(source(f"{server.url}/drops"), tmp_path, patience=QUICK)
+    path = fetch(source(f"{server.url}/drops"), tmp_path, retries=QUICK)
     assert path.read_bytes() == DATA
     ranges = [have for _, have, _ in server.state["requests"]]
     # 40 % of 300,000 bytes arrive, of which whole chunks of 65,536 are kept; then 40 % of the rest
@@ -135,12 +135,12 @@ def test_a_dropped_connection_goes_on_where_it_stopped(server, tmp_path):
 
 
 def test_a_server_without_ranges_begins_anew(server, tmp_path):
-    assert fetch(source(f"{server.url}/no-ranges"), tmp_path, patience=QUICK).read_bytes() == DATA
+    assert fetch(source(f"{server.url}/no-ranges"), tmp_path, retries=QUICK).read_bytes() == DATA
 
 
 def test_a_broken_transfer_of_unknown_length_is_no_whole_file(server, tmp_path):
     unknown = source(f"{server.url}/chunked", sha256=None)
-    assert fetch(unknown, tmp_path, patience=QUICK).read_bytes() == DATA
+    assert fetch(unknown, tmp_path, retries=QUICK).read_bytes() == DATA
     assert len(server.state["requests"]) == 2
 
 
@@ -164,18 +164,18 @@ def test_a_download_killed_before_its_renaming_is_not_fetched_again(server, tmp_
 
 def test_too_long_a_part_is_thrown_away(server, tmp_path):
     (tmp_path / "data.bin.part").write_bytes(DATA + b"more")
-    path = fetch(source(f"{server.url}/plain"), tmp_path, patience=QUICK)
+    path = fetch(source(f"{server.url}/plain"), tmp_path, retries=QUICK)
     assert path.read_bytes() == DATA
 
 
 def test_a_busy_server_is_asked_again(server, tmp_path):
-    assert fetch(source(f"{server.url}/busy"), tmp_path, patience=QUICK).read_bytes() == DATA
+    assert fetch(source(f"{server.url}/busy"), tmp_path, retries=QUICK).read_bytes() == DATA
     assert len(server.state["requests"]) == 3
 
 
 def test_patience_ends(server, tmp_path):
     with pytest.raises(DownloadError, match=r"always-busy: answers 503.*or put the file at"):
-        fetch(source(f"{server.url}/always-busy"), tmp_path, patience=QUICK)
+        fetch(source(f"{server.url}/always-busy"), tmp_path, retries=QUICK)
     assert len(server.state["requests"]) == 3
 
 
@@ -188,7 +188,7 @@ def test_404_then_the_mirror(server, tmp_path):
 def test_no_address_works(server, tmp_path):
     urls = f"{server.url}/missing1", f"{server.url}/missing2", "http://127.0.0.1:1/nobody"
     with pytest.raises(DownloadError) as caught:
-        fetch(source(*urls), tmp_path, patience=QUICK)
+        fetch(source(*urls), tmp_path, retries=QUICK)
     message = str(caught.value)
     assert message.startswith("data.bin: ") and "\n" not in message
     assert "missing1: answers 404" in message and "missing2: answers 404" in message
@@ -340,7 +340,7 @@ def test_the_command_that_hands_over_a_registered_archive_works_as_written(step,
 def test_a_disk_without_room(server, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     small = type(usage)(usage.total, usage.used, 1000)
-    monkeypatch.setattr(space.shutil, "disk_usage", lambda folder: small)
+    monkeypatch.setattr(transfer.shutil, "disk_usage", lambda folder: small)
     with pytest.raises(DownloadError, match=r"data\.bin: needs 0\.00 GB .* make room"):
         fetch(source(f"{server.url}/plain"), tmp_path)
     assert leftovers(tmp_path) == []

@@ -26,7 +26,7 @@ import yaml
 from maftp.cli import main
 from maftp.data import download, transfer
 from maftp.data.catalog import load_catalog
-from maftp.data.transfer import Patience
+from maftp.data.transfer import RetryPolicy
 
 ROOT = Path(__file__).resolve().parents[2]
 PARAMS = ROOT / "params.yaml"
@@ -69,7 +69,9 @@ def site(overlay, monkeypatch):
     server.faults, server.requests, server.overlay = {}, [], overlay
     server.address = f"http://127.0.0.1:{server.server_address[1]}"
     change_overlay(overlay, lambda source: source.update(url=at(server, source["url"])))
-    monkeypatch.setattr(download, "Patience", partial(Patience, attempts=2, longest_wait=0.01))
+    monkeypatch.setattr(
+        download, "RetryPolicy", partial(RetryPolicy, attempts=2, longest_wait=0.01)
+    )
     monkeypatch.setattr(transfer, "_NETWORK_CHUNK", 1024)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()

@@ -5,7 +5,7 @@ import pytest
 from maftp.data.catalog import load_catalog
 from maftp.data.convert.run import convert
 from maftp.data.download import fetch
-from maftp.data.inventory import count_missing, holdings, is_needless, repairs
+from maftp.data.inventory import count_missing, file_counts, is_needless, repairs
 from maftp.data.layout import archives_dir, stamp_path
 from maftp.data.unpack import unpack_source
 
@@ -39,7 +39,7 @@ def test_official_counts(tmp_path):
 def test_files_are_counted_by_their_suffix(converted):
     catalog, root = converted
     dataset = catalog.datasets["coco_stuff"]
-    assert [(held.expected, held.found) for held in holdings(dataset, root)] == [(3, 3), (3, 3)]
+    assert [(held.expected, held.found) for held in file_counts(dataset, root)] == [(3, 3), (3, 3)]
     folder = (root / LABEL).parent
     (folder / "note.txt").touch()
     (folder / ".000.png.part").touch()

@@ -1,5 +1,6 @@
 """A host that asks for confirmation before it hands out a large file, as Google Drive does."""
 
+import logging
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qsl, urlsplit
@@ -7,13 +8,14 @@ from urllib.parse import parse_qsl, urlsplit
 import numpy as np
 import pytest
 
+from maftp.data import transfer
 from maftp.data.catalog import Obtainable
 from maftp.data.download import fetch
-from maftp.data.transfer import Patience
+from maftp.data.transfer import Meter, RetryPolicy
 from maftp.errors import DownloadError
 
 DATA = np.random.default_rng(1).bytes(300_000)
-QUICK = Patience(attempts=3, longest_wait=0.01)
+QUICK = RetryPolicy(attempts=3, longest_wait=0.01)
 WARNING = """<!DOCTYPE html><html><head><title>Drive - Virus scan warning</title></head><body>
 <form action="/search" method="get"><input type="text" name="q"></form>
 <p>weights.pth is too large to be scanned for viruses.</p>
@@ -109,7 +111,7 @@ def test_the_form_may_lead_to_another_host(server, tmp_path):
 
 def test_a_broken_connection_asks_the_page_again_and_goes_on(server, tmp_path):
     server.state["drops"] = 2
-    path = fetch(weights(f"{server.url}/uc?id=1Be-E_e"), tmp_path, patience=QUICK)
+    path = fetch(weights(f"{server.url}/uc?id=1Be-E_e"), tmp_path, retries=QUICK)
     assert path.read_bytes() == DATA
     ranges = [have for path, _, have in server.state["requests"] if path == "/download"]
     # 40 % of 300,000 bytes arrive, of which whole chunks of 65,536 are kept; then 40 % of the rest
@@ -121,16 +123,35 @@ def test_a_page_without_a_form_is_named_and_not_kept(server, tmp_path):
         DownloadError,
         match=r"/quota: answers with a web page \('Drive - Quota exceeded'\) instead of weights",
     ):
-        fetch(weights(f"{server.url}/quota"), tmp_path, patience=QUICK)
+        fetch(weights(f"{server.url}/quota"), tmp_path, retries=QUICK)
     assert leftovers(tmp_path) == []
 
 
 def test_pages_without_end(server, tmp_path):
     with pytest.raises(DownloadError, match="asks for confirmation again and again"):
-        fetch(weights(f"{server.url}/loop"), tmp_path, patience=QUICK)
+        fetch(weights(f"{server.url}/loop"), tmp_path, retries=QUICK)
     assert len(server.state["requests"]) == 2
 
 
 def test_after_a_page_without_a_form_comes_the_mirror(server, tmp_path):
     both = weights(f"{server.url}/quota", f"{server.url}/uc?id=1Be-E_e")
-    assert fetch(both, tmp_path, patience=QUICK).read_bytes() == DATA
+    assert fetch(both, tmp_path, retries=QUICK).read_bytes() == DATA
+
+
+def test_lines_tell_speed_and_time_left(monkeypatch, caplog):
+    clock = iter([100.0, 102.0])  # start, then two seconds later
+    monkeypatch.setattr(transfer.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(transfer, "_SECONDS_BETWEEN_LINES", 1.0)
+    caplog.set_level(logging.INFO)
+    with Meter("a.zip", total=10_000_000, done=2_000_000) as progress:
+        progress.add(4_000_000)
+    # 4 MB in two seconds: 2 MB/s; 4 MB are left
+    assert caplog.messages == ["a.zip: 6.0 MB, 2.0 MB/s, 2 s left of 10.0 MB"]
+
+
+@pytest.mark.parametrize("total", [None, 10])
+def test_a_short_transfer_says_nothing(total, caplog):
+    caplog.set_level(logging.INFO)
+    with Meter("a.zip", total=total) as progress:
+        progress.add(10)
+    assert caplog.messages == []

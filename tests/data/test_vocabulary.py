@@ -73,9 +73,6 @@ def test_rows(tmp_path):
     assert vocabulary.names == ["cat,kitty", "dog, hound"]
     assert [category.row for category in vocabulary.categories] == [5, 9]
     assert vocabulary.categories[1].synonyms == ("dog", "hound")
-    assert [category.isthing for category in vocabulary.categories] == [None, None]
-    flagged = vocabulary.with_things([1])
-    assert [category.isthing for category in flagged.categories] == [False, True]
     kept = read_vocabulary(write(tmp_path, text), keep_row_zero=True)
     assert kept.names[0] == "void" and kept.digest == vocabulary.digest
 

@@ -11,11 +11,7 @@ import pytest
 from PIL import Image
 
 from maftp.errors import DataError
-from maftp.evaluation.panoptic import (
-    PanopticQuality,
-    PanopticTruth,
-    panoptic_quality,
-)
+from maftp.evaluation.panoptic import PanopticQuality, PanopticTruth
 
 SAMPLES = Path(__file__).parents[3] / "shared" / "samples" / "coco_panoptic"
 STUFF, THING, OTHER = 0, 1, 2
@@ -28,6 +24,18 @@ CATEGORIES = {
 
 def segment(key: int, category: int, area: int = 0, iscrowd: int = 0) -> dict[str, int]:
     return {"id": key, "category_id": category, "area": area, "iscrowd": iscrowd}
+
+
+def panoptic_quality(predictions, *, panoptic_json, panoptic_root, image_ids=None):
+    """Score predictions, image id to ids and segments, against a panoptic JSON and its PNGs."""
+    truth = PanopticTruth.read(panoptic_json, panoptic_root)
+    quality = PanopticQuality(categories=truth.categories)
+    wanted = list(truth.annotations if image_ids is None else image_ids)
+    for image_id in wanted:
+        if image_id in predictions and image_id in truth.annotations:
+            ids, segments = truth.ids(image_id), truth.segments(image_id)
+            quality.update(*predictions[image_id], ids, segments, image_id=image_id)
+    return quality.scores(wanted)
 
 
 def counted(prediction: Any, segments: Any, truth: Any, truth_segments: Any) -> dict[int, Any]:

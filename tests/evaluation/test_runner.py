@@ -19,7 +19,7 @@ from maftp.data.mapper import TestMapper
 from maftp.errors import CheckpointError, DataError, MaftpError
 from maftp.evaluation.control import shuffled_order
 from maftp.evaluation.runner import evaluate, set_classes
-from maftp.evaluation.subject import load_subject
+from maftp.evaluation.scored_split import load_split
 from maftp.modeling.build import load_model
 from maftp.modeling.segmenter import Segmenter
 from maftp.modeling.text_classifier import embed_vocabulary
@@ -80,11 +80,11 @@ def test_semantic_result_is_what_the_model_says(
     assert result["provenance"]["catalog"] == "official"
 
     chosen = params.for_variant(variant)
-    subject = load_subject("A-150", params=chosen, catalog=catalog, root=root, training=TRAINING)
+    split = load_split("A-150", params=chosen, catalog=catalog, root=root, training=TRAINING)
     model = loaded(chosen, weights(variant))
-    model.set_test_vocabulary(subject.names)
+    model.set_test_vocabulary(split.names)
     right = total = 0
-    for record in subject.records:
+    for record in split.records:
         with torch.inference_mode():
             scores = model([TestMapper.from_params(chosen)(record)])[0]["sem_seg"]
         truth = read_label(Path(record["sem_seg_file_name"]))
@@ -128,16 +128,16 @@ def test_the_control_gives_each_class_the_scores_of_another(
     params: Params, weights, catalog: Catalog, root: Path, tmp_path: Path, variant: str, cached
 ):
     chosen = params.for_variant(variant)
-    subject = load_subject("A-150", params=chosen, catalog=catalog, root=root, training=TRAINING)
+    split = load_split("A-150", params=chosen, catalog=catalog, root=root, training=TRAINING)
     model = loaded(chosen, weights(variant))
     path = None
     if cached:
         path = tmp_path / "text.safetensors"
-        embed_vocabulary(model.backbone, subject.names, templates=model.templates).save(path)
-    item = TestMapper.from_params(chosen)(subject.records[0])
+        embed_vocabulary(model.backbone, split.names, templates=model.templates).save(path)
+    item = TestMapper.from_params(chosen)(split.records[0])
     scores = []
     for shuffle in (False, True):
-        set_classes(model, subject, path, shuffle=shuffle)
+        set_classes(model, split, path, shuffle=shuffle)
         model.semantic_output = "scores"
         with torch.inference_mode():
             scores.append(model([item])[0]["sem_seg"])
@@ -152,10 +152,8 @@ def test_panoptic_output_is_off_for_semantic_benchmarks(
     chosen = params.for_variant("maftp")
     model = loaded(chosen, weights("maftp"))
     for benchmark, on in (("ADE-panoptic", True), ("A-150", False)):
-        subject = load_subject(
-            benchmark, params=chosen, catalog=catalog, root=root, training=TRAINING
-        )
-        set_classes(model, subject, None, shuffle=False)
+        split = load_split(benchmark, params=chosen, catalog=catalog, root=root, training=TRAINING)
+        set_classes(model, split, None, shuffle=False)
         assert model.panoptic_on is on
 
 

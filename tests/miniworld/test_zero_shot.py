@@ -11,7 +11,7 @@ from maftp.miniworld.clip import config
 from maftp.miniworld.label_spaces import coco
 from maftp.miniworld.scenes import Instance, Scene
 from maftp.miniworld.words import Thing
-from maftp.miniworld.zero_shot import Namer, region_embeddings, regions, report
+from tests.miniworld.zero_shot import Namer, region_embeddings, regions, report
 
 
 @pytest.fixture(scope="module")

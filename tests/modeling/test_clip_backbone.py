@@ -8,10 +8,10 @@ from maftp.errors import CheckpointError, ParamsError
 from maftp.modeling.clip_backbone import (
     ClipBackbone,
     create_clip,
+    fetch_clip,
     find_pretrained,
     load_clip_weights,
 )
-from maftp.modeling.clip_weights import fetch_clip
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,8 @@ from maftp.config import load_params, parse_params
 from maftp.modeling import mask_classification, pixel_decoder, position_encoding
 from maftp.modeling.build import build_model
 from maftp.modeling.text_classifier import TextEmbeddings
-from maftp.training.place import Place
+from maftp.training.distributed import NextAction, Worker, gather_batch
 from maftp.training.trainer import Trainer
-from maftp.training.whole_batch import Order, gather_batch
 from tests.parity.weights import fixed_rand, fixture_tensor
 
 pytestmark = pytest.mark.slow
@@ -76,19 +75,19 @@ def trajectory(request, tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "rand", rand)
     torch.set_default_dtype(torch.float64)
     forget_constants()
-    place = Place(rank=0, world_size=1, device=torch.device("cpu"))
-    trainer = Trainer(model, params=params, seed=0, folder=tmp_path, place=place)
-    yield fixture, model, trainer, place
+    worker = Worker(rank=0, world_size=1, device=torch.device("cpu"))
+    trainer = Trainer(model, params=params, seed=0, folder=tmp_path, worker=worker)
+    yield fixture, model, trainer, worker
     torch.set_default_dtype(FLOAT)
     forget_constants()
 
 
 def test_six_steps(trajectory):
-    fixture, model, trainer, place = trajectory
+    fixture, model, trainer, worker = trajectory
     before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
     for step, expected in enumerate(json.loads(str(fixture["steps"]))):
         batch = [item(fixture, step, index) for index in range(2)]
-        whole = gather_batch(batch, order=Order.GO_ON, place=place)
+        whole = gather_batch(batch, action=NextAction.CONTINUE, worker=worker)
         assert trainer.learning_rate == pytest.approx(expected["learning_rate"], rel=1e-12)
         losses, norm = trainer.step(batch, whole, step=step)
         tolerance = 1e-10 if step == 0 else 1e-8

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from maftp.errors import MaftpError
-from maftp.report.bootstrap import Counts, align, difference, read_counts, score
+from maftp.report.bootstrap import Counts, align, counts_of, difference, score
 
 
 def semantic(correct, truth, predicted, images=None, classes=None) -> Counts:
@@ -90,11 +90,11 @@ def test_statistics_are_read_and_mistakes_named(tmp_path):
     (tmp_path / "images.csv").write_text(
         "image,class,correct,truth,predicted\n01,2,3,4,5\n02,0,1,1,1\n"
     )
-    counts = read_counts(tmp_path)
+    counts = counts_of(tmp_path, "semantic")
     assert counts.images == ("01", "02") and counts.classes == (0, 2)
     assert counts.columns["truth"].tolist() == [[0, 4], [1, 0]]
     with pytest.raises(MaftpError, match="no such statistics"):
-        read_counts(tmp_path / "none")
+        counts_of(tmp_path / "none", "semantic")
     (tmp_path / "images.csv").write_text("image,class,correct\n")
     with pytest.raises(MaftpError, match="column truth is missing"):
-        read_counts(tmp_path)
+        counts_of(tmp_path, "semantic")

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maftp.errors import MaftpError
-from maftp.report.figures import NOTHING, Layer, draw_learning_curves, draw_panel
+from maftp.report.figures import NOTHING, Layer, draw_panel
 
 NAMES = ["sky,heaven", "grass", "cat"]
 COLOURS = [(250, 0, 0), (0, 250, 0), (0, 0, 250)]
@@ -81,25 +80,3 @@ def test_same_input_gives_the_same_bytes(tmp_path: Path):
 def test_a_label_map_of_another_size_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="ground truth"):
         panel(tmp_path, np.zeros((4, 4, 3), np.uint8), Layer("ground truth", np.zeros((3, 4), int)))
-
-
-def test_learning_curves(tmp_path: Path):
-    history = tmp_path / "history.csv"
-    history.write_text(
-        "step,loss,loss_ce,loss_ce_0,loss_dice,seconds\n20,6,1,2,3,9\n40,4,1,1,2,9\n"
-    )
-    draw_learning_curves(history, tmp_path / "curves.png", title="miniature/maftp/seed0")
-    picture = np.asarray(Image.open(tmp_path / "curves.png").convert("L"))
-    assert picture.shape == (630, 1050)
-    assert (picture < 60).any()
-
-
-@pytest.mark.parametrize("text", ["", "step,seconds\n1,2\n", "loss_ce\n1\n"])
-def test_a_wrong_history_is_named(tmp_path: Path, text: str):
-    history = tmp_path / "history.csv"
-    history.write_text(text)
-    with pytest.raises(MaftpError, match=r"history\.csv"):
-        draw_learning_curves(history, tmp_path / "curves.png", title="x")
-    with pytest.raises(MaftpError, match=r"gone\.csv: no such history"):
-        draw_learning_curves(tmp_path / "gone.csv", tmp_path / "curves.png", title="x")
-    assert not (tmp_path / "curves.png").exists()

@@ -11,9 +11,9 @@ from maftp.report.ablations import ablation_table
 from maftp.report.class_plots import plot_classes, plot_confusion
 from maftp.report.method_plots import plot_ablations, plot_drift, read_drift
 from maftp.report.provenance import provenance_table
-from maftp.report.runs import find_runs
 from maftp.report.score_plots import plot_cost, plot_protocols, plot_scores
 from maftp.report.style import COLOURS, MARKERS
+from maftp.results import Run, find_runs
 from tests.report.conftest import BENCHMARKS, SEEDS, VARIANTS
 from tests.report.test_ablations import made_up_grid
 
@@ -50,7 +50,7 @@ def test_scores(runs, path):
     numbers = plot_scores(runs, BENCHMARKS, path)
     check_picture(path)
     row = numbers[(numbers.benchmark == "A-150") & (numbers.variant == "maftp")].iloc[0]
-    wanted = [run.result("A-150")["scores"]["mIoU_b"] for run in runs[:2]]
+    wanted = [run.evaluation("A-150").scores["mIoU_b"] for run in runs[:2]]
     assert row["mean"] == pytest.approx(np.mean(wanted))
     assert row["std"] == pytest.approx(np.std(wanted, ddof=1))
     assert set(numbers[numbers.benchmark == "ADE-panoptic"].score) == {"PQ"}
@@ -76,7 +76,7 @@ def test_classes(results, runs, path):
     assert len(numbers) == 2 * 4
     assert numbers.seen.sum() == 4
     first = numbers.iloc[0]
-    wanted = np.mean([run.result("A-150")["per_class"][0]["IoU"] for run in runs[:2]])
+    wanted = np.mean([run.evaluation("A-150").per_class[0]["IoU"] for run in runs[:2]])
     assert first.method == pytest.approx(wanted)
 
 
@@ -102,12 +102,15 @@ def test_ablations(results, path):
 
 
 def test_drift(tmp_path, path):
-    files = {}
+    runs = {}
     for title, after in (("with RC", 70.0), ("without RC", 40.0)):
         part = {"regions": 10, "accuracy_before": 75.0, "accuracy_after": after, "cosine": 0.9}
-        files[title] = [tmp_path / f"{title}.json"]
-        files[title][0].write_text(json.dumps({"all": part, "seen": part, "unseen": part}))
-    numbers = plot_drift(read_drift(files), path, benchmark="A-150")
+        runs[title] = [Run(tmp_path / title / "seed0")]
+        runs[title][0].path.mkdir(parents=True)
+        (runs[title][0].path / "drift.json").write_text(
+            json.dumps({"all": part, "seen": part, "unseen": part})
+        )
+    numbers = plot_drift(read_drift(runs), path, benchmark="A-150")
     check_picture(path)
     assert numbers.groupby("run").accuracy_after.mean().to_dict() == {
         "with RC": 70.0,

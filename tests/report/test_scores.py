@@ -7,9 +7,10 @@ import json
 
 import pytest
 
-from maftp.errors import MaftpError
-from maftp.report.scores import read_results, write_metrics, write_plots
+from maftp.report.scores import write_history, write_metrics, write_scores
+from maftp.results import Run
 
+BENCHMARKS = ["A-150", "ADE-panoptic"]
 SEMANTIC = {
     "metric": "semantic",
     "scores": {"mIoU_a": 20.0, "mIoU_b": 30.0, "seen": {"mIoU_b": 40.0},
@@ -28,38 +29,46 @@ PANOPTIC = {
 
 
 @pytest.fixture
-def results(tmp_path):
-    folder = tmp_path / "run" / "evaluation"
-    folder.mkdir(parents=True)
-    (folder / "A-150.json").write_text(json.dumps(SEMANTIC))
-    (folder / "ADE-panoptic.json").write_text(json.dumps(PANOPTIC))
-    return read_results(tmp_path / "run", benchmarks=["A-150", "ADE-panoptic"])
+def runs(tmp_path):
+    """One that was trained, and one that was scored with the weights of another."""
+    found = []
+    for variant in ("maftp", "given"):
+        folder = tmp_path / "made_up" / variant / "seed0"
+        (folder / "evaluation").mkdir(parents=True)
+        (folder / "evaluation/A-150.json").write_text(json.dumps(SEMANTIC))
+        (folder / "evaluation/ADE-panoptic.json").write_text(json.dumps(PANOPTIC))
+        found.append(Run(folder))
+    (found[0].path / "manifest.json").write_text("{}")
+    (found[0].path / "history.csv").write_text("step,loss\n1,0.5\n2,0.1\n")
+    return found
 
 
 def rows(path):
     return list(csv.reader(path.open()))
 
 
-def test_metrics(results, tmp_path):
-    write_metrics(results, tmp_path / "metrics.json")
+def test_metrics(runs, tmp_path):
+    write_metrics(runs, BENCHMARKS, tmp_path / "metrics.json")
+    scores = {"A-150": 30.0, "ADE-panoptic": {"PQ": 1.0, "SQ": 2.0, "RQ": 3.0}}
     assert json.loads((tmp_path / "metrics.json").read_text()) == {
-        "A-150": 30.0, "ADE-panoptic": {"PQ": 1.0, "SQ": 2.0, "RQ": 3.0}
+        "maftp": {"seed0": scores}, "given": {"seed0": scores}
     }  # fmt: skip
 
 
-def test_plots(results, tmp_path):
-    plots = tmp_path / "plots"
-    (plots / "classes").mkdir(parents=True)
-    (plots / "classes/old.csv").touch()
-    write_plots(results, plots)
-    assert rows(plots / "seen.csv") == [["part", "mIoU"], ["A-150 seen", "40.0"]]
-    assert rows(plots / "classes/A-150.csv") == [
-        ["class", "seen", "score"], ["sky", "seen", "40.0"], ["dog,hound", "unseen", "20.0"]
+def test_scores_of_classes(runs, tmp_path):
+    write_scores(runs[:1], BENCHMARKS, tmp_path / "scores.csv")
+    assert rows(tmp_path / "scores.csv") == [
+        ["run", "benchmark", "class", "training", "score"],
+        ["maftp-seed0", "A-150", "sky", "seen", "40.0"],
+        ["maftp-seed0", "A-150", "dog,hound", "unseen", "20.0"],
+        ["maftp-seed0", "ADE-panoptic", "sky", "seen", "5.0"],
+    ]
+
+
+def test_history(runs, tmp_path):
+    write_history(runs, tmp_path / "history.csv")
+    assert rows(tmp_path / "history.csv") == [
+        ["run", "step", "loss"], ["maftp-seed0", "1.0", "0.5"], ["maftp-seed0", "2.0", "0.1"]
     ]  # fmt: skip
-    assert rows(plots / "classes/ADE-panoptic.csv")[1:] == [["sky", "seen", "5.0"]]
-    assert not (plots / "classes/old.csv").exists()
-
-
-def test_a_missing_result_is_named(tmp_path):
-    with pytest.raises(MaftpError, match=r"A-150\.json: no such result"):
-        read_results(tmp_path, benchmarks=["A-150"])
+    write_history(runs[1:], tmp_path / "history.csv")
+    assert rows(tmp_path / "history.csv") == [["run"]]

@@ -102,7 +102,7 @@ def test_training_watches_what_reads_images_and_names():
     }
     assert {"data/images.py", "data/records.py", "data/vocabulary.py", "data/mapper.py"} <= names
     assert {"modeling/maft_plus.py", "losses/criterion.py", "ops/csrc/cpu.cpp"} <= names
-    assert not any(name.startswith(("tracking/", "training/allocation")) for name in names)
+    assert not any(name.startswith(("tracking/", "training/slurm")) for name in names)
 
 
 def test_published_numbers_are_watched():

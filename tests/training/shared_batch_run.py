@@ -20,7 +20,7 @@ from torch import nn
 from maftp.config import Params, load_params, parse_params
 from maftp.data.loader import training_batches
 from maftp.modeling.build import build_model
-from maftp.training.place import Place
+from maftp.training.distributed import Worker
 from maftp.training.worker import train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,7 +87,7 @@ def work(out: Path, workers: int, images: int | None, rank: int) -> None:
         folder=folder / "checkpoints",
         report=lambda row, path: rows.append(row),
         facts={"run": "abc"},
-        place=Place(rank=rank, world_size=workers),
+        worker=Worker(rank=rank, world_size=workers),
     )
     if rank == 0:
         (folder / "rows.json").write_text(json.dumps(rows))

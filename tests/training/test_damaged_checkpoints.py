@@ -9,8 +9,8 @@ import shutil
 import pytest
 
 from maftp.training.checkpoint import step_folder
+from maftp.training.distributed import Worker
 from maftp.training.meter import TIMINGS
-from maftp.training.place import Place
 from maftp.training.run_folder import RunFolder
 from maftp.training.worker import train
 
@@ -65,7 +65,7 @@ def go_on(tiny, folder: RunFolder, *, until: int | None = None) -> dict[str, obj
         folder=folder.checkpoints,
         report=lambda row, path: None,
         facts={"run": folder.digest},
-        place=Place(),
+        worker=Worker(),
         asked_to_stop=lambda: next(asked) == until,
         validate=score,
     )
@@ -145,7 +145,7 @@ def test_damaged_weights_of_an_ended_training_are_made_again(tiny, begun, tmp_pa
     train(
         tiny.TinyModel(0), tiny.tiny_batches(), seed=0, folder=folder.checkpoints,
         params=tiny.tiny_params(validation=VALIDATION), report=lambda row, path: None,
-        facts={"run": "abc"}, place=Place(), validate=score,
+        facts={"run": "abc"}, worker=Worker(), validate=score,
     )  # fmt: skip
     for name in ("weights.safetensors", "best.safetensors"):
         file = folder.checkpoints / name

@@ -78,7 +78,7 @@ class Training:
     def steps(self) -> int:
         """Return how many steps are done."""
         try:
-            return json.loads((self.out / "checkpoints/pulse.json").read_text())["step"]
+            return json.loads((self.out / "checkpoints/heartbeat.json").read_text())["step"]
         except (OSError, ValueError):
             return 0
 

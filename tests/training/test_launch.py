@@ -1,8 +1,7 @@
-"""Training under Ray: killed drivers, two workers, broken data."""
+"""What this machine cannot train with; training under Ray: killed drivers, broken data."""
 
 from __future__ import annotations
 
-import json
 import signal
 from pathlib import Path
 
@@ -10,12 +9,21 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from maftp.errors import CheckpointError, DataError, Interrupted, OutputError, TrainingError
-from maftp.training.job import LastWords
-from maftp.training.launch import _file_digests, launch
-from maftp.training.place import Place
+from maftp.config import parse_params
+from maftp.errors import (
+    CheckpointError,
+    DataError,
+    Interrupted,
+    OutputError,
+    ParamsError,
+    TrainingError,
+)
+from maftp.training.distributed import Worker
+from maftp.training.launch import _file_digests, check_params, launch
 from maftp.training.run_folder import RunFolder
+from maftp.training.slurm import Allocation
 from maftp.training.worker import train
+from maftp.training.worker_files import LastWords
 from tests.training.conftest import DRIVER
 from tests.training.processes import PATIENCE, alive, children, losses, wait_for
 
@@ -33,7 +41,7 @@ def unbroken(tiny, params, tmp_path):
         folder=folder.checkpoints,
         report=lambda row, path: None,
         facts={"run": "abc"},
-        place=Place(rank=0, world_size=1, device=torch.device("cpu")),
+        worker=Worker(rank=0, world_size=1, device=torch.device("cpu")),
     )
     folder.publish({})
     return folder
@@ -60,16 +68,16 @@ def test_killed_driver_is_resumed(start, unbroken, tmp_path):
     one, two = load_file(out / "weights.safetensors"), load_file(unbroken.weights)
     assert all(torch.equal(one[name], two[name]) for name in two)
     assert {path.name for path in out.iterdir()} == {
-        "weights.safetensors", "history.csv", "manifest.json", "mlflow.json"
+        "weights.safetensors", "history.csv", "manifest.json"
     }  # fmt: skip
 
     from mlflow import MlflowClient
 
-    run_id = json.loads((out / "mlflow.json").read_text())["run_id"]
     client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
-    steps = [metric.step for metric in client.get_metric_history(run_id, "loss")]
+    (run,) = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    steps = [metric.step for metric in client.get_metric_history(run.info.run_id, "loss")]
     assert steps == [3, 4, 6, 8, 9, 12]
-    assert client.get_run(run_id).info.status == "FINISHED"
+    assert run.info.status == "FINISHED"
 
 
 @pytest.mark.slow
@@ -178,3 +186,56 @@ def test_remade_embeddings_are_the_same_input(tmp_path):
         save_file(held, path, metadata=facts)
         digests.add(tuple(_file_digests([path]).values()))
     assert len(digests) == 1
+
+
+def changed(params, block, **values):
+    dumped = params.model_dump(mode="python")
+    for key, value in values.items():
+        dumped[block][key] = dumped[block][key] | value if isinstance(value, dict) else value
+    return parse_params(dumped, source="test")
+
+
+def test_the_repository_s_parameters_pass(params):
+    check_params(params)
+
+
+def test_mixed_precision_needs_a_gpu(params):
+    with pytest.raises(ParamsError, match="train.amp"):
+        check_params(changed(params, "train", amp=True))
+
+
+def test_gpus_must_be_there(params, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    two = changed(params, "execution", gpus_per_worker=1, workers=2)
+    with pytest.raises(ParamsError, match="2 workers want 2 GPUs, found 1"):
+        check_params(two)
+    check_params(changed(changed(params, "train", amp=True), "execution", gpus_per_worker=1))
+    monkeypatch.setenv("RAY_ADDRESS", "cluster:6379")
+    check_params(two)
+
+
+def test_narrow_inputs(params):
+    # Sides are padded to multiples of 32: 97 gives 4 columns at stride 32, enough for scale 4.
+    check_params(changed(params, "input", train={"short_side": 97}))
+    narrow = changed(params, "input", train={"short_side": 96})
+    with pytest.raises(ParamsError, match="at least 128 pixels wide.*found 96"):
+        check_params(narrow)
+    check_params(changed(narrow, "train", rc_weight=0.0))
+    check_params(changed(narrow, "train", rc_scales=(1, 2)))
+    check_params(changed(narrow, "model", name="fcclip"))
+    crops = changed(params, "input", train={"mapper": "panoptic", "crop_size": 64})
+    with pytest.raises(ParamsError, match="found 64"):
+        check_params(crops)
+
+
+def test_nodes_must_be_there(params, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    two = changed(changed(params, "execution", workers=2), "resources", nodes=2)
+    with pytest.raises(ParamsError, match="2 nodes wanted, this is one machine"):
+        check_params(two)
+    with pytest.raises(ParamsError, match="2 nodes wanted, job 7 has 1"):
+        check_params(two, Allocation(job="7", nodes=("n1",)))
+    check_params(two, Allocation(job="7", nodes=("n1", "n2")))
+    monkeypatch.setenv("RAY_ADDRESS", "cluster:6379")
+    check_params(two)

@@ -9,8 +9,8 @@ import json
 import pytest
 import torch
 
+from maftp.training.distributed import Worker
 from maftp.training.meter import Meter, history_csv, progress_line
-from maftp.training.place import Place
 
 NORM = torch.tensor(1.0)
 
@@ -20,7 +20,7 @@ def close(meter, step):
 
 
 def test_means_since_the_last_row():
-    meter = Meter(batch_size=4, place=Place())
+    meter = Meter(batch_size=4, worker=Worker())
     meter.add({"loss_ce": 1.0, "rc_loss": 0.5}, norm=NORM, waited=0.0)
     meter.add({"loss_ce": 3.0, "rc_loss": 1.5}, norm=NORM, waited=0.0)
     row = close(meter, 2)
@@ -33,7 +33,7 @@ def test_times(monkeypatch):
     # Three steps of 4 images in 6 s, 1.5 s of them waiting; 100 s were spent before.
     now = [10.0]
     monkeypatch.setattr("maftp.training.meter.time.monotonic", lambda: now[0])
-    meter = Meter(batch_size=4, place=Place(), seconds=100.0)
+    meter = Meter(batch_size=4, worker=Worker(), seconds=100.0)
     for _ in range(3):
         now[0] += 2.0
         meter.add({"loss_ce": 1.0}, norm=NORM, waited=0.5)
@@ -44,7 +44,7 @@ def test_times(monkeypatch):
 
 
 def test_gradient_norm_leaves_out_steps_that_loss_scaling_left_out():
-    meter = Meter(batch_size=4, place=Place())
+    meter = Meter(batch_size=4, worker=Worker())
     for norm in (1.0, torch.inf, 3.0, torch.nan):
         meter.add({"loss_ce": 1.0}, norm=torch.tensor(norm), waited=0.0)
     assert close(meter, 4)["gradient_norm"] == 2.0
@@ -54,13 +54,13 @@ def test_a_half_row_goes_on(monkeypatch):
     # Two steps in 4 s before an interruption, one in 2 s after it: 3 x 4 images in 6 s.
     now = [10.0]
     monkeypatch.setattr("maftp.training.meter.time.monotonic", lambda: now[0])
-    first = Meter(batch_size=4, place=Place())
+    first = Meter(batch_size=4, worker=Worker())
     for loss in (1.0, 3.0):
         now[0] += 2.0
         first.add({"loss_ce": loss}, norm=NORM, waited=1.0)
     state = json.loads(json.dumps(first.state()))
     now[0] += 1000.0
-    second = Meter(batch_size=4, place=Place(), seconds=4.0)
+    second = Meter(batch_size=4, worker=Worker(), seconds=4.0)
     second.restore(state)
     now[0] += 2.0
     second.add({"loss_ce": 8.0}, norm=4 * NORM, waited=1.0)
@@ -75,7 +75,7 @@ def test_a_half_row_goes_on_with_another_number_of_workers():
         "steps": 1, "waited": 0.0, "elapsed": 1.0, "norms": [1.0, 1.0],
         "names": ["loss_ce"], "sums": [[3.0], [5.0]],
     }  # fmt: skip
-    meter = Meter(batch_size=4, place=Place())
+    meter = Meter(batch_size=4, worker=Worker())
     meter.restore(state)
     assert close(meter, 1)["loss"] == 4.0
 

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 
 from maftp.errors import ParamsError, TrainingError
 from maftp.training.checkpoint import newest_checkpoint, step_folder
+from maftp.training.distributed import Worker
 from maftp.training.mirror import Mirror
-from maftp.training.place import Place
 from maftp.training.worker import train
 
 
@@ -25,7 +25,7 @@ def run(tiny, params, folder, *, stop_after=None):
         folder=folder,
         report=lambda row, path: None,
         facts={"run": "abc"},
-        place=Place(),
+        worker=Worker(),
         asked_to_stop=lambda: next(asked) == stop_after,
     )
 

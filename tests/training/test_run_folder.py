@@ -9,7 +9,7 @@ import torch
 
 from maftp.errors import TrainingError
 from maftp.training.checkpoint import newest_checkpoint, read_numbers, step_folder
-from maftp.training.place import Place
+from maftp.training.distributed import Worker
 from maftp.training.run_folder import RunFolder
 from maftp.training.worker import train
 
@@ -27,7 +27,7 @@ def trained(tiny, params, tmp_path):
         folder=folder.checkpoints,
         report=lambda row, path: None,
         facts={"run": "abc"},
-        place=Place(rank=0, world_size=1, device=torch.device("cpu")),
+        worker=Worker(rank=0, world_size=1, device=torch.device("cpu")),
     )
     return folder
 
@@ -104,7 +104,7 @@ def step(tiny, params, folder, *, until):
     start = 0 if start is None else read_numbers(start)["step"]
     train(
         tiny.TinyModel(), tiny.tiny_batches(), params=params, seed=0, folder=folder.checkpoints,
-        report=lambda row, path: None, facts={"run": folder.digest}, place=Place(),
+        report=lambda row, path: None, facts={"run": folder.digest}, worker=Worker(),
         asked_to_stop=lambda: next(asked) + start == until,
     )  # fmt: skip
 
@@ -116,7 +116,7 @@ def test_a_complete_run_keeps_the_checkpoints_of_another(trained, tiny, params):
     step(tiny, params, other, until=4)
     assert trained.complete
     trained.clear()
-    assert names(trained.path / "checkpoints-replaced-other") == ["pulse.json", "step-00000004"]
+    assert names(trained.path / "checkpoints-replaced-other") == ["heartbeat.json", "step-00000004"]
     assert not trained.checkpoints.exists()
 
 

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from maftp.errors import TrainingError
 from maftp.ops import backends
 from maftp.training.checkpoint import newest_checkpoint, read_numbers, step_folder
+from maftp.training.distributed import Worker
 from maftp.training.meter import TIMINGS, history_csv
-from maftp.training.place import Place
 from maftp.training.run_folder import WEIGHTS
 from maftp.training.trainer import seed_step
 from maftp.training.worker import train
@@ -49,7 +49,7 @@ def run(
         folder=folder,
         report=report,
         facts={"run": "abc"},
-        place=Place(rank=0, world_size=1, device=torch.device("cpu")),
+        worker=Worker(rank=0, world_size=1, device=torch.device("cpu")),
         asked_to_stop=asked_to_stop or (lambda: False),
         validate=validate,
     )

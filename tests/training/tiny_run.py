@@ -18,8 +18,8 @@ from torch import nn
 from maftp.config import Params, load_params, parse_params
 from maftp.errors import MaftpError
 from maftp.losses.batch_share import current_share
+from maftp.training.distributed import Worker
 from maftp.training.launch import launch
-from maftp.training.place import Place
 from maftp.training.run_folder import RunFolder
 from maftp.training.worker import train
 
@@ -108,14 +108,14 @@ def tiny_params(*, nodes: int = 1, **train: Any) -> Params:
 
 
 def prepare(
-    params: Params, *, seed: int, place: Place, seconds: float, fault: int | None, pids: Path
+    params: Params, *, seed: int, worker: Worker, seconds: float, fault: int | None, pids: Path
 ) -> tuple[nn.Module, Callable]:
     """Stand for `maftp.training.worker.prepare`; note which process this worker is."""
     batches = tiny_batches(
-        place.rank, place.world_size, batch=params.train.batch_size, seconds=seconds
+        worker.rank, worker.world_size, batch=params.train.batch_size, seconds=seconds
     )
     pids.mkdir(exist_ok=True)
-    (pids / f"{place.rank}.pid").write_text(str(os.getpid()))
+    (pids / f"{worker.rank}.pid").write_text(str(os.getpid()))
 
     def faulty(start: int) -> Iterator[list[dict[str, Any]]]:
         for step, batch in enumerate(batches(start), start):
@@ -144,7 +144,7 @@ def train_without_ray(out: Path, params: Params) -> None:
                 folder=folder.checkpoints,
                 report=lambda row, path: None,
                 facts={"run": "abc"},
-                place=Place(rank=rank, world_size=workers),
+                worker=Worker(rank=rank, world_size=workers),
             )
             os._exit(0)
         children.append(child)
@@ -190,8 +190,8 @@ def main() -> None:
 def by_value(function: Callable, **options: Any) -> Callable:
     """Return `function` with options; workers get its code, as they cannot import this file."""
 
-    def call(params: Params, *, seed: int, place: Place, **_: Any) -> tuple[nn.Module, Callable]:
-        return function(params, seed=seed, place=place, **options)
+    def call(params: Params, *, seed: int, worker: Worker, **_: Any) -> tuple[nn.Module, Callable]:
+        return function(params, seed=seed, worker=worker, **options)
 
     return call
 

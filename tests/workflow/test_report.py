@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import shutil
 
 import pandas as pd
@@ -11,6 +10,7 @@ import pytest
 
 from maftp.config import load_params
 from maftp.grid import different_keys, get_key
+from maftp.results import find_runs
 from tests.workflow.conftest import Checkout
 
 pytestmark = pytest.mark.slow
@@ -38,7 +38,8 @@ def grid(reported):
 
 def run_params(checkout: Checkout, run: str) -> dict:
     """Parameters as the run itself recorded them."""
-    manifest = json.loads(checkout.read(f"results/smoke/{run}/seed0/manifest.json"))
+    (folder,) = find_runs(checkout.path / "results/smoke", [run], [0])
+    manifest = folder.manifest
     return {key: value for key, value in manifest["params"].items() if key != "weights"}
 
 
@@ -59,12 +60,14 @@ def test_the_table_of_ablations_has_a_line_per_cell(reported, grid):
     table = pd.read_csv(reported.path / "results/ablations.csv")
     assert table.title.tolist() == [row.title for row in grid.rows]
     assert table["mIoU"].between(0, 100).all()
-    cells = table[table.run != grid.rows[0].run]
+    others = table[table.run != grid.rows[0].run]
     for name in ("mIoU", "PQ"):
-        assert (cells[f"{name} low"] <= cells[f"{name} high"]).all()
+        assert (others[f"{name} low"] <= others[f"{name} high"]).all()
     head = table[table.run == "ablation-ensemble-head"].iloc[0]
     assert head["trained as"] == "ablation-frozen"
-    assert not (reported.path / "results/smoke/ablation-ensemble-head/seed0/train.log").exists()
+    cells = reported.path / "results/ablations/smoke"
+    assert (cells / "ablation-frozen/seed0/train.log").exists()
+    assert not (cells / "ablation-ensemble-head/seed0/train.log").exists()
     text = reported.read("results/ablations.md")
     assert "train.rc_weight" in text and "Not comparable" in text
 

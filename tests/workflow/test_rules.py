@@ -38,6 +38,8 @@ UNWATCHED = {
     "table": "copies",
 }
 """Rules that no edit of the code makes stale, with the reason."""
+NAMES_ONLY = {"train": {"maftp.results"}}
+"""Modules that a command imports for the names of files alone: no edit of them redoes its work."""
 
 
 def shell(rule: str) -> str:
@@ -90,11 +92,11 @@ def test_all_code_that_a_command_runs_is_watched_or_excused(rule):
     reached = set()
     for module in command_imports(command):
         reached |= {f"maftp.{module}"} | GRAPH.find_upstream_modules(f"maftp.{module}")
-    files = {source._file(name) for name in reached}
+    files = {source._file(name) for name in reached - NAMES_ONLY.get(rule, set())}
     needed = {file for file in files if not source._is_excused(file)}
     assert watched(rule) >= needed, sorted(str(p) for p in needed - watched(rule))
     assert watched(rule) and "--code {params.code:q}" in shell(rule)
 
 
 def test_every_reason_is_of_a_rule():
-    assert set(UNWATCHED) <= set(RULES)
+    assert UNWATCHED.keys() | NAMES_ONLY.keys() <= RULES.keys()

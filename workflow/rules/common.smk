@@ -17,9 +17,10 @@ from maftp.data.download import registration_message
 from maftp.data.removal import remove_archives
 from maftp.data.unpack import in_place
 from maftp.errors import MaftpError, ParamsError
+from maftp.grid import FOLDER as GRID_FOLDER
 from maftp.machine import check_machine
 from maftp.needs import needs_of
-from maftp.tracking import job_records
+from maftp.results import find_runs
 from maftp.tracking.source import code_digest, code_mark
 from maftp.yaml_file import freeze, is_frozen
 
@@ -29,6 +30,7 @@ if workflow.config_settings.config:
         "write them to a .yaml file and name it with --configfile"
     )
 
+RECORDS = Path(".snakemake/metadata")
 PARAM_FILES = [Path("params.yaml"), *workflow.overwrite_configfiles]
 if is_frozen(PARAM_FILES[-1]):  # of the run that this process does a part of
     PARAM_FILES = PARAM_FILES[-1:]
@@ -103,7 +105,8 @@ BENCHMARKS = list(PARAMS.benchmarks)
 ROOT = layout.datasets_root(PARAMS.data.root)
 ROOT = ROOT.relative_to(Path.cwd()) if ROOT.is_relative_to(Path.cwd()) else ROOT
 RESULTS = f"results/{EXPERIMENT}"
-RUN = f"{RESULTS}/{{variant}}/seed{{seed}}"
+GRID_RESULTS = f"results/{GRID_FOLDER}/{EXPERIMENT}"
+RUN = "results/{home}/{variant}/seed{seed}"
 CLIP = "weights/clip/{clip}.safetensors"
 # Experiments on the official data share their embeddings; other data may mean other words.
 WORDS = EXPERIMENT if PARAMS.data.catalog else "official"
@@ -219,16 +222,36 @@ def remove_spent_archives(datasets):
 if workflow.local_exec:
     workflow.register_resource("first_gpu", 1)
 
-# Results that DVC brought bring Snakemake's records of their jobs along. What a killed run made is
-# noted here, as it ended without the handlers of the Snakefile.
+
+def own_the_records():
+    """Give Snakemake copies of its records that DVC linked into place: it writes them over.
+
+    Raises:
+        WorkflowError: results are here, but nothing says how they were made.
+    """
+    found = [file for file in RECORDS.rglob("*") if file.is_file()]
+    for file in found:
+        if file.stat().st_nlink > 1 or not os.access(file, os.W_OK):
+            content = file.read_bytes()
+            file.unlink()
+            file.write_bytes(content)
+    if found or workflow.touch or not Path(f"{RESULTS}/table.csv").exists():
+        return
+    raise WorkflowError(
+        f"{RESULTS} is here without Snakemake's records of how it was made, so that no change of "
+        "parameters would be noticed; fetch them with `dvc pull`, or take the results as made with "
+        f"the present parameters: snakemake --touch {RESULTS}/table.csv"
+    )
+
+
 if workflow.exec_mode == ExecMode.DEFAULT:
     release_dead_lock()
     tell_what_needs_registration()
-    job_records.restore(EXPERIMENT)
-    job_records.save(EXPERIMENT, root=ROOT)
+    own_the_records()
 
 
 wildcard_constraints:
+    home="|".join(map(re.escape, [EXPERIMENT, f"{GRID_FOLDER}/{EXPERIMENT}"])),
     variant="|".join(map(re.escape, dict.fromkeys([*PARAMS.variants, *ABLATION_RUNS]))),
     seed=r"\d+",
     templates=r"\d+",
@@ -302,6 +325,11 @@ def catalog_entry(section, name):
 def benchmarks_of(variant):
     """Return what a variant is scored on: runs of the grid alone on its benchmarks."""
     return BENCHMARKS if variant in PARAMS.variants else ABLATION_BENCHMARKS
+
+
+def folders(variants, seeds):
+    """Return the folders of runs; those of the grid lie apart."""
+    return [str(run.path) for run in find_runs(Path(RESULTS), variants, seeds)]
 
 
 def run_weights(wildcards):

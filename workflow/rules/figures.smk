@@ -6,17 +6,13 @@ PICTURED = "A-150" if "A-150" in SEMANTIC else next(iter(SEMANTIC), None)
 # The grid of the miniature world is short enough to belong to every report; another one is shown
 # when it has been run.
 WITH_ABLATIONS = HAS_GRID and (
-    PARAMS.data.world is not None or Path(f"{RESULTS}/ablations.csv").exists()
+    PARAMS.data.world is not None or Path(f"{GRID_RESULTS}/table.csv").exists()
 )
-ABLATION_TABLE = f"{RESULTS}/ablations.csv" if WITH_ABLATIONS else []
-TRAINED_RUNS = [f"{RESULTS}/{v}/seed{s}" for v in TRAINED for s in PARAMS.seeds]
+ABLATION_TABLE = f"{GRID_RESULTS}/table.csv" if WITH_ABLATIONS else []
 DRIFT_RUNS = (
-    [
-        f"{RESULTS}/{row.run}/seed{seed}"
-        for row in PARAMS.grid.rows
-        if row.study == "parts"
-        for seed in ABLATION_SEEDS
-    ]
+    folders(
+        [row.run for row in PARAMS.grid.rows if row.study == "parts"], ABLATION_SEEDS
+    )
     if WITH_ABLATIONS
     else TRAINED_RUNS
 )
@@ -93,7 +89,7 @@ rule curves:
         "../../envs/environment.yaml"
     params:
         title="{variant}, seed {seed}",
-        code=code_mark("report.figures"),
+        code=code_mark("report.training_plots"),
     message:
         "Plot the losses of {wildcards.variant}, seed {wildcards.seed}"
     shell:
@@ -124,7 +120,7 @@ rule drift:
         gpus=PARAMS.execution.gpus_per_worker,
     params:
         benchmark=PICTURED,
-        code=code_mark("inspection.drift"),
+        code=code_mark("evaluation.drift"),
     message:
         "Measure the drift of CLIP in {wildcards.variant}, seed {wildcards.seed}"
     shell:
@@ -154,7 +150,7 @@ rule gallery:
         benchmark=PICTURED,
         method=METHOD,
         baseline=BASELINE or METHOD,
-        code=code_mark("inspection.gallery"),
+        code=code_mark("evaluation.gallery"),
     message:
         "Draw the best, median and worst images of {params.benchmark}"
     shell:

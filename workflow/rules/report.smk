@@ -1,37 +1,29 @@
 # Tables of results.
-RUNS = [
-    f"{RESULTS}/{variant}/seed{seed}"
-    for variant in PARAMS.variants
-    for seed in PARAMS.seeds
-]
-
-ABLATIONS = [
-    f"{RESULTS}/{run}/seed{seed}" for run in ABLATION_RUNS for seed in ABLATION_SEEDS
-]
+RUNS = folders(PARAMS.variants, PARAMS.seeds)
+TRAINED_RUNS = folders(TRAINED, PARAMS.seeds)
+GRID_RUNS = folders(ABLATION_RUNS, ABLATION_SEEDS)
 
 
 rule scores:
     input:
-        lambda wildcards: [
-            f"{RUN}/evaluation/{benchmark}.json"
-            for benchmark in benchmarks_of(wildcards.variant)
-        ],
+        [f"{run}/evaluation/{name}.json" for run in RUNS for name in BENCHMARKS],
+        [f"{run}/history.csv" for run in TRAINED_RUNS],
     output:
-        metrics=f"{RUN}/metrics.json",
-        plots=directory(f"{RUN}/plots"),
+        metrics=f"{RESULTS}/metrics.json",
+        classes=f"{RESULTS}/scores.csv",
+        history=f"{RESULTS}/history.csv",
     log:
-        f"{RUN}/scores.log",
+        f"{RESULTS}/scores.log",
     conda:
         "../../envs/environment.yaml"
     params:
-        folder=RUN,
-        benchmarks=lambda wildcards: benchmarks_of(wildcards.variant),
+        runs=RUNS,
         code=code_mark("report.scores"),
     message:
-        "Scores of {wildcards.variant}, seed {wildcards.seed}, for DVC"
+        "Scores of {EXPERIMENT} for DVC"
     shell:
-        "maftp scores --code {params.code:q} {params.folder:q} --benchmarks {params.benchmarks:q}"
-        " --metrics {output.metrics:q} --plots {output.plots:q} --log {log:q}"
+        "maftp scores --code {params.code:q} {params.runs:q} --metrics {output.metrics:q}"
+        " --classes {output.classes:q} --history {output.history:q} --log {log:q}"
 
 
 rule experiment_table:
@@ -41,8 +33,8 @@ rule experiment_table:
             for run in RUNS
             for benchmark in BENCHMARKS
         ],
-        # not read: the table comes when all that DVC versions is there
-        metrics=[f"{run}/metrics.json" for run in RUNS],
+        # not read: the table comes when all that DVC shows is there
+        metrics=f"{RESULTS}/metrics.json",
     output:
         csv=report(
             f"{RESULTS}/table.csv",
@@ -93,32 +85,30 @@ rule experiment_ablations:
     input:
         scores=[
             f"{run}/evaluation/{benchmark}.json"
-            for run in ABLATIONS
+            for run in GRID_RUNS
             for benchmark in ABLATION_BENCHMARKS
         ],
         # Folders have time stamps only, which mean nothing after `dvc pull`; whenever one changes,
         # the scores beside it do as well.
         statistics=[
             ancient(f"{run}/evaluation/{benchmark}.statistics")
-            for run in ABLATIONS
+            for run in GRID_RUNS
             for benchmark in ABLATION_BENCHMARKS
         ],
-        # not read: the table comes when all that DVC versions is there
-        metrics=[f"{run}/metrics.json" for run in ABLATIONS],
     output:
         csv=report(
-            f"{RESULTS}/ablations.csv",
+            f"{GRID_RESULTS}/table.csv",
             caption="../report/ablation_table.rst",
             category="Method",
             labels={"figure": "table of ablations", "form": "numbers"},
         ),
-        markdown=f"{RESULTS}/ablations.md",
+        markdown=f"{GRID_RESULTS}/table.md",
     log:
-        f"{RESULTS}/ablations.log",
+        f"{GRID_RESULTS}/table.log",
     conda:
         "../../envs/environment.yaml"
     params:
-        results=lambda wildcards, output: Path(output.csv).parent,
+        results=RESULTS,
         grid=lambda wildcards: PARAMS.model_dump(mode="json")["ablations"],
         code=code_mark("report.ablations"),
     message:
@@ -130,8 +120,8 @@ rule experiment_ablations:
 
 rule ablations:
     input:
-        csv=f"{RESULTS}/ablations.csv",
-        markdown=f"{RESULTS}/ablations.md",
+        csv=f"{GRID_RESULTS}/table.csv",
+        markdown=f"{GRID_RESULTS}/table.md",
     output:
         csv="results/ablations.csv",
         markdown="results/ablations.md",

@@ -36,7 +36,7 @@ from maftp.data.images import (
     segment_ids,
     write_bytes,
 )
-from maftp.data.pairing import list_stems, pair
+from maftp.data.index import list_stems, pair
 from maftp.data.vocabulary import Vocabulary
 from maftp.errors import DataError
 from maftp.files import atomic_path

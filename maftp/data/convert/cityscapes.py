@@ -19,7 +19,7 @@ from maftp.data.convert.driver import (
 )
 from maftp.data.convert.linking import link_images
 from maftp.data.images import read_label
-from maftp.data.pairing import pair
+from maftp.data.index import pair
 from maftp.errors import DataError
 
 IGNORE = 255

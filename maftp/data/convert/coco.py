@@ -27,7 +27,7 @@ from maftp.data.convert.driver import (
     semantic_outcome,
 )
 from maftp.data.images import read_label, segment_ids
-from maftp.data.pairing import list_stems, pair
+from maftp.data.index import list_stems, pair
 from maftp.data.vocabulary import Vocabulary
 from maftp.errors import DataError
 

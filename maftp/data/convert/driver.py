@@ -18,7 +18,7 @@ import numpy as np
 
 from maftp.data.catalog import Dataset, Split
 from maftp.data.images import encode_png, encode_tiff, image_size, read_label, write_bytes
-from maftp.data.pairing import list_stems, pair
+from maftp.data.index import list_stems, pair
 from maftp.data.vocabulary import Vocabulary
 from maftp.errors import DataError
 from maftp.progress import track

@@ -25,11 +25,10 @@ from maftp.data.convert import (
     pascal_voc,
 )
 from maftp.data.convert.driver import Conversion, Outcome, Result
-from maftp.data.index import ImageRow, write_index
+from maftp.data.index import ImageRow, list_stems, pair, write_index
 from maftp.data.inventory import is_broken, note_repair
 from maftp.data.layout import index_path, manifest_path, read_note, stamp_path, vocabulary_path
-from maftp.data.pairing import list_stems, pair
-from maftp.data.space import full_disk_named
+from maftp.data.transfer import full_disk_named
 from maftp.data.vocabulary import Vocabulary, read_vocabulary
 from maftp.errors import DataError
 from maftp.files import atomic_path, sha256, write_json

@@ -1,1 +1,0 @@
-"""A page on this machine: drop a picture, type words, see the segmentation. Works offline."""

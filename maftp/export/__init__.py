@@ -1,1 +1,0 @@
-"""The image path of a model as a program for other runtimes: torch.export and ONNX."""

@@ -1,1 +1,0 @@
-"""A closer look at trained models: where they differ, and how far CLIP was moved."""

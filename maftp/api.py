@@ -34,9 +34,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_PARAMS = PROJECT_ROOT / "params.yaml"
+_PACKAGE = Path(__file__).parent
+# Links to the checkout's params.yaml and workflow/experiments; a wheel holds copies.
+DEFAULT_PARAMS = _PACKAGE / "params.yaml"
 DEFAULT_EXPERIMENT = "miniature"
-EXPERIMENTS = PROJECT_ROOT / "workflow" / "experiments"
+EXPERIMENTS = _PACKAGE / "experiments"
 MINIATURE = Path("results/miniature/maftp/seed0/weights.safetensors")
 PANOPTIC_PIXELS = 1_500_000
 """Segments of larger pictures are found at this size and enlarged, for memory."""
@@ -233,7 +235,7 @@ def load_model(
     """Build the model of an experiment, in evaluation mode.
 
     Args:
-        experiment: a parameter file, or a name: `miniature`, or a file under workflow/experiments.
+        experiment: a parameter file, or a name: `miniature`, or one of workflow/experiments.
             `name:variant` chooses a variant; otherwise it is the first. Or parameters themselves.
         weights: a released checkpoint (.pth) or an own one (.safetensors); both hold CLIP's
             weights. None takes the pretrained CLIP and a segmentation head at random.
@@ -293,7 +295,7 @@ def experiment_params(experiment: str | Path) -> Params:
         ParamsError: there is no such experiment or variant, or its parameters are wrong.
     """
     path, variant = _find_experiment(str(experiment))
-    overlays = [] if path.resolve() == DEFAULT_PARAMS else [path]
+    overlays = [] if path.resolve() == DEFAULT_PARAMS.resolve() else [path]
     params = load_params(DEFAULT_PARAMS, *overlays)
     if variant is None:
         variant = next(iter(params.variants), None)

@@ -27,8 +27,7 @@ class Category:
     """One class of a vocabulary."""
 
     name: str
-    """Whole text of the row: the synonyms, comma-separated."""
-    synonyms: tuple[str, ...]
+    """Whole text of the row, synonyms comma-separated: what names the class everywhere."""
     row: int
     """Index that the file gives the class; its meaning is the data set's."""
     color: Color
@@ -97,8 +96,7 @@ def parse_vocabulary(data: bytes, where: str, *, keep_row_zero: bool = False) ->
         rows.add(row)
         if name == _NOT_A_CLASS or (row == 0 and not keep_row_zero):
             continue
-        synonyms = tuple(split_synonyms(name))
-        categories.append(Category(name, synonyms, row, class_color(len(categories))))
+        categories.append(Category(name, row, class_color(len(categories))))
     if not categories:
         raise DataError(f"{where}: no class in it; write one 'index:name' per line, from index 1")
     return Vocabulary(tuple(categories), hashlib.sha256(data).hexdigest())

@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from maftp.files import atomic_path
+from maftp.report.style import short
 
 NOTHING = -1
 """Label of pixels that are not painted."""
@@ -171,7 +172,11 @@ def _legend(
     numbers: dict[int, int], names: Sequence[str], colours: Sequence[Colour], width: int
 ) -> Image.Image:
     """Draw swatch, number and name of every class, row by row on white."""
-    entries = [(label, f"{place} {_short(names[label])}") for label, place in numbers.items()]
+    shown = short([names[label] for label in numbers], length=28)
+    entries = [
+        (label, f"{place} {name}")
+        for (label, place), name in zip(numbers.items(), shown, strict=True)
+    ]
     hidden = len(entries) - _LEGEND_ENTRIES
     entries = entries[:_LEGEND_ENTRIES]
     cell = max((int(_font().getlength(text)) for _, text in entries), default=0) + 2 * _LINE_HEIGHT
@@ -189,11 +194,6 @@ def _legend(
         below = _GAP + (rows - 1) * _LINE_HEIGHT
         draw.text((_GAP, below), f"and {hidden} smaller", fill=_INK, font=_font())
     return legend
-
-
-def _short(name: str) -> str:
-    first = name.split(",")[0].strip()
-    return first if len(first) <= 28 else first[:27] + "…"
 
 
 def _font(size: int = _TEXT_SIZE) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

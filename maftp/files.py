@@ -47,6 +47,21 @@ def atomic_path(path: Path, *, durable: bool = False) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """Put `source` at `target` as a hard link, or as a copy where the file system has no links."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+    temporary.unlink(missing_ok=True)
+    try:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)  # replacing a link by one to the same file does nothing
+
+
 def _grant_usual_permissions(written: Path, *, probe: Path) -> None:
     """Give files the mode of new ones: safetensors writes 0600, and a shared cache cannot read it.
 

@@ -10,7 +10,14 @@ import torch
 from safetensors.torch import save_file
 
 from maftp.errors import MaftpError, OutputError, describe_os_error
-from maftp.files import atomic_path, check_output, check_replaceable, sha256, write_json
+from maftp.files import (
+    atomic_path,
+    check_output,
+    check_replaceable,
+    link_or_copy,
+    sha256,
+    write_json,
+)
 
 
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -131,3 +138,16 @@ def test_every_error_of_the_system_is_one_sentence(code):
 def test_errors_without_a_code_keep_their_text():
     assert describe_os_error(OSError("cannot identify image file")) == "cannot identify image file"
     assert describe_os_error(TimeoutError()) == "TimeoutError"
+
+
+def test_a_link_takes_the_place_of_what_was_there(tmp_path):
+    source, target = tmp_path / "source.jpg", tmp_path / "new" / "target.jpg"
+    source.write_bytes(b"1")
+    for _ in range(2):  # the second finds a link to the same file
+        link_or_copy(source, target)
+        assert target.samefile(source)
+    other = tmp_path / "other.jpg"
+    other.write_bytes(b"2")
+    link_or_copy(other, target)
+    assert target.read_bytes() == b"2" and source.read_bytes() == b"1"
+    assert [path.name for path in target.parent.iterdir()] == ["target.jpg"]

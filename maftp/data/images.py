@@ -7,7 +7,6 @@ import hashlib
 import io
 import logging
 import os
-import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -325,21 +324,6 @@ def write_bytes(path: Path, data: bytes) -> str:
         temporary.unlink(missing_ok=True)
         raise
     return hashlib.sha256(data).hexdigest()
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    """Put `source` at `target` as a hard link, or as a copy where the file system has no links."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
-    temporary.unlink(missing_ok=True)
-    try:
-        try:
-            os.link(source, temporary)
-        except OSError:
-            shutil.copyfile(source, temporary)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)  # replacing a link by one to the same file does nothing
 
 
 def damaged(name: Path | str, error: BaseException, advice: str = _FETCH_AGAIN) -> DataError:

@@ -34,8 +34,8 @@ from rich.progress import (
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
 
 from maftp.data.catalog import Obtainable
-from maftp.data.images import link_or_copy
 from maftp.errors import DownloadError
+from maftp.files import link_or_copy
 
 logger = logging.getLogger(__name__)
 

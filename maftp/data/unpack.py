@@ -22,11 +22,10 @@ from typing import IO
 
 from maftp.data.catalog import Catalog, Source
 from maftp.data.download import record_path, registration_message, verify
-from maftp.data.images import link_or_copy
 from maftp.data.layout import archives_dir, read_note, stamp_path
 from maftp.data.transfer import FullDiskError, check_space, full_disk_named
 from maftp.errors import DataError, DownloadError
-from maftp.files import atomic_path, write_json
+from maftp.files import atomic_path, link_or_copy, write_json
 from maftp.lock import locked
 from maftp.progress import track
 

@@ -12,7 +12,6 @@ A checkpoint is a folder `step-00000100` that appears whole or not at all:
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -26,7 +25,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from maftp.errors import CheckpointError
-from maftp.files import atomic_path, sha256, write_json
+from maftp.files import atomic_path, link_or_copy, sha256, write_json
 from maftp.modeling.checkpoint_file import METADATA
 from maftp.modeling.tensor_files import read_noted, save_pickled, save_tensors
 
@@ -83,14 +82,6 @@ def save_checkpoint(
         if best is not None:
             link_or_copy(best, temporary / BEST)
         write_json(temporary / DIGESTS, {file.name: sha256(file) for file in temporary.iterdir()})
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    """Give a file, that is only ever replaced, a second name; copy it where links are not known."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def load_checkpoint(path: Path, state: TrainingState) -> dict[str, Any]:

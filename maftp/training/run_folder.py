@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from maftp.errors import CheckpointError, TrainingError
-from maftp.files import atomic_path, write_json
+from maftp.files import atomic_path, link_or_copy, write_json
 from maftp.memory import GPU, HOST
 from maftp.results import HISTORY, MANIFEST, WEIGHTS
 from maftp.results import VALIDATION as VALIDATION
@@ -32,7 +32,6 @@ from maftp.training.checkpoint import (
     STATE,
     all_checkpoints,
     check_checkpoint,
-    link_or_copy,
     newest_checkpoint,
     read_numbers,
     weights_facts,

@@ -201,19 +201,6 @@ def test_colour_labels_are_those_of_pillow(options, shape, tmp_path):
     assert np.array_equal(found, colors)
 
 
-def test_a_link_takes_the_place_of_what_was_there(tmp_path):
-    source, target = tmp_path / "source.jpg", tmp_path / "new" / "target.jpg"
-    source.write_bytes(b"1")
-    for _ in range(2):  # the second finds a link to the same file
-        images.link_or_copy(source, target)
-        assert target.samefile(source)
-    other = tmp_path / "other.jpg"
-    other.write_bytes(b"2")
-    images.link_or_copy(other, target)
-    assert target.read_bytes() == b"2" and source.read_bytes() == b"1"
-    assert [path.name for path in target.parent.iterdir()] == ["target.jpg"]
-
-
 @pytest.mark.parametrize(
     ("size", "resized"),
     [((480, 640), (800, 1067)), ((427, 640), (800, 1199)), ((300, 1000), (400, 1333))],

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import grimp
@@ -14,7 +16,10 @@ from maftp.cli import create_app
 from maftp.tracking import source
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = sorted((ROOT / "workflow" / "rules").glob("*.smk"))
+RULES_FOLDER = ROOT / "workflow" / "rules"
+FILES = sorted(RULES_FOLDER.glob("*.smk"))
+HEAVY = {"torch", "detectron2", "open_clip", "ray", "mlflow", "matplotlib"}
+"""What each takes a second or more to import; `snakemake -n` does without."""
 
 GRAPH = grimp.build_graph("maftp", exclude_type_checking_imports=True, cache_dir=None)
 RULES = {
@@ -100,3 +105,14 @@ def test_all_code_that_a_command_runs_is_watched_or_excused(rule):
 
 def test_every_reason_is_of_a_rule():
     assert UNWATCHED.keys() | NAMES_ONLY.keys() <= RULES.keys()
+
+
+def test_planning_imports_no_framework():
+    modules = re.findall(
+        r"^from (maftp[\w.]*) import", (RULES_FOLDER / "common.smk").read_text(), re.M
+    )
+    script = f"import sys, {', '.join(modules)}; print(*{HEAVY} & sys.modules.keys())"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == []

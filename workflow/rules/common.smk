@@ -327,6 +327,31 @@ def benchmarks_of(variant):
     return BENCHMARKS if variant in PARAMS.variants else ABLATION_BENCHMARKS
 
 
+def scores_of(runs, benchmarks, suffix=".json"):
+    """Return what the evaluations of some runs write."""
+    return [f"{run}/evaluation/{name}{suffix}" for run in runs for name in benchmarks]
+
+
+def scored_data(benchmark):
+    """Return what tells that a benchmark's data set is converted."""
+    return layout.manifest_path(ROOT, CATALOG.benchmarks[benchmark].dataset)
+
+
+def scored_text(benchmark, variant):
+    """Return the text embeddings that a variant is scored with on a benchmark."""
+    return text_embeddings(CATALOG.benchmarks[benchmark].dataset, variant)
+
+
+def shown(path, section, figure, form):
+    """Mark a file for a section of the report; the caption is named after the figure."""
+    return report(
+        path,
+        caption=f"../report/{figure}.rst",
+        category=section,
+        labels={"figure": figure.replace("_", " "), "form": form},
+    )
+
+
 def folders(variants, seeds):
     """Return the folders of runs; those of the grid lie apart."""
     return [str(run.path) for run in find_runs(Path(RESULTS), variants, seeds)]
@@ -340,10 +365,14 @@ def run_weights(wildcards):
     return named.format(experiment=EXPERIMENT, seed=wildcards.seed)
 
 
-def settings(*keys, variant=None):
-    """Return the values under dotted keys, so that a job reruns when one of them changes."""
-    params = PARAMS if variant is None else PARAMS.for_variant(variant)
-    values = params.model_dump(mode="json")
+MODEL_KEYS = ("input.pixel_mean", "input.pixel_std", "clip", "model")
+TRAINING_KEYS = ("data.train", "input.train", *MODEL_KEYS, "train")
+EVALUATION_KEYS = ("input.test", *MODEL_KEYS, "evaluate")
+
+
+def settings(keys, variant):
+    """Return a variant's values under dotted keys, so that a job reruns when one changes."""
+    values = PARAMS.for_variant(variant).model_dump(mode="json")
     found = {}
     for key in keys:
         value = values
@@ -369,3 +398,16 @@ def needs(need, gpus=0, nodes=1):
     elif gpus:
         asked["gpu"] = gpus
     return asked
+
+
+TRAINING_CPUS = PARAMS.execution.workers * PARAMS.execution.cpus_per_worker
+
+
+def training_resources():
+    """Return what a training asks for: cores, memory and GPUs, spread over its nodes."""
+    nodes = PARAMS.resources.nodes
+    gpus = PARAMS.execution.workers * PARAMS.execution.gpus_per_worker
+    return needs(PARAMS.resources.train, gpus=gpus, nodes=nodes) | {
+        "cpus_per_task": TRAINING_CPUS // nodes,
+        "attempt": lambda wildcards, attempt: attempt,
+    }

@@ -11,7 +11,7 @@ if PARAMS.data.world:
         resources:
             **needs(PARAMS.resources.prepare),
         params:
-            world=settings("data.world"),
+            world=PARAMS.model_dump(mode="json")["data"]["world"],
             code=code_mark("miniworld.archives"),
         message:
             "Draw the miniature world and pack it as the official archives"

@@ -1,17 +1,12 @@
-# One evaluation per variant, seed and benchmark.
+# One evaluation per variant, seed and benchmark; names of training tell which classes were seen.
 EVALUATION_GPUS = min(PARAMS.execution.gpus_per_worker, 1)
 
 
 rule evaluate:
     input:
-        data=lambda wildcards: layout.manifest_path(
-            ROOT, CATALOG.benchmarks[wildcards.benchmark].dataset
-        ),
-        text=lambda wildcards: text_embeddings(
-            CATALOG.benchmarks[wildcards.benchmark].dataset, wildcards.variant
-        ),
+        data=lambda wildcards: scored_data(wildcards.benchmark),
+        text=lambda wildcards: scored_text(wildcards.benchmark, wildcards.variant),
         weights=run_weights,
-        # tells seen classes from unseen ones
         training_names=layout.stamp_path(ROOT, TRAINING_NAMES),
     output:
         scores=f"{RUN}/evaluation/{{benchmark}}.json",
@@ -28,15 +23,7 @@ rule evaluate:
         **needs(PARAMS.resources.evaluate, gpus=EVALUATION_GPUS),
         first_gpu=EVALUATION_GPUS,
     params:
-        settings=lambda wildcards: settings(
-            "input.test",
-            "input.pixel_mean",
-            "input.pixel_std",
-            "clip",
-            "model",
-            "evaluate",
-            variant=wildcards.variant,
-        ),
+        settings=lambda wildcards: settings(EVALUATION_KEYS, wildcards.variant),
         catalog=lambda wildcards: catalog_entry("benchmarks", wildcards.benchmark),
         code=code_mark("evaluation.runner"),
     message:

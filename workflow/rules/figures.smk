@@ -16,7 +16,7 @@ DRIFT_RUNS = (
     if WITH_ABLATIONS
     else TRAINED_RUNS
 )
-SCORES = [f"{run}/evaluation/{b}.json" for run in RUNS for b in BENCHMARKS]
+SCORES = scores_of(RUNS, BENCHMARKS)
 COUNTS = f"{RESULTS}/{METHOD}/seed{PARAMS.seeds[0]}/evaluation/{PICTURED}.statistics"
 MANIFESTS = [f"{run}/manifest.json" for run in TRAINED_RUNS]
 
@@ -40,18 +40,8 @@ for FIGURE, (SECTION, MADE_FROM) in PLOTS.items():
             results=MADE_FROM,
             ablations=ABLATION_TABLE if FIGURE in ("cost", "drift", "ablations") else [],
         output:
-            picture=report(
-                f"{RESULTS}/figures/{FIGURE}.png",
-                caption=f"../report/{FIGURE}.rst",
-                category=SECTION,
-                labels={"figure": FIGURE, "form": "plot"},
-            ),
-            numbers=report(
-                f"{RESULTS}/figures/{FIGURE}.csv",
-                caption=f"../report/{FIGURE}.rst",
-                category=SECTION,
-                labels={"figure": FIGURE, "form": "numbers"},
-            ),
+            picture=shown(f"{RESULTS}/figures/{FIGURE}.png", SECTION, FIGURE, "plot"),
+            numbers=shown(f"{RESULTS}/figures/{FIGURE}.csv", SECTION, FIGURE, "numbers"),
         log:
             f"{RESULTS}/figures/{FIGURE}.log",
         conda:
@@ -99,12 +89,8 @@ rule curves:
 
 rule drift:
     input:
-        data=layout.manifest_path(
-            ROOT, CATALOG.benchmarks[PICTURED or BENCHMARKS[0]].dataset
-        ),
-        text=lambda wildcards: text_embeddings(
-            CATALOG.benchmarks[PICTURED].dataset, wildcards.variant
-        ),
+        data=scored_data(PICTURED or BENCHMARKS[0]),
+        text=lambda wildcards: scored_text(PICTURED, wildcards.variant),
         clip=clip_weights,
         weights=run_weights,
         training_names=layout.stamp_path(ROOT, TRAINING_NAMES),

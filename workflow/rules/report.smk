@@ -6,7 +6,7 @@ GRID_RUNS = folders(ABLATION_RUNS, ABLATION_SEEDS)
 
 rule scores:
     input:
-        [f"{run}/evaluation/{name}.json" for run in RUNS for name in BENCHMARKS],
+        scores_of(RUNS, BENCHMARKS),
         [f"{run}/history.csv" for run in TRAINED_RUNS],
     output:
         metrics=f"{RESULTS}/metrics.json",
@@ -28,20 +28,11 @@ rule scores:
 
 rule experiment_table:
     input:
-        [
-            f"{run}/evaluation/{benchmark}.json"
-            for run in RUNS
-            for benchmark in BENCHMARKS
-        ],
+        scores_of(RUNS, BENCHMARKS),
         # not read: the table comes when all that DVC shows is there
         metrics=f"{RESULTS}/metrics.json",
     output:
-        csv=report(
-            f"{RESULTS}/table.csv",
-            caption="../report/table.rst",
-            category="Scores",
-            labels={"figure": "table of results", "form": "numbers"},
-        ),
+        csv=shown(f"{RESULTS}/table.csv", "Scores", "table", "numbers"),
         markdown=f"{RESULTS}/table.md",
     log:
         table=f"{RESULTS}/table.log",
@@ -83,25 +74,14 @@ rule table:
 
 rule experiment_ablations:
     input:
-        scores=[
-            f"{run}/evaluation/{benchmark}.json"
-            for run in GRID_RUNS
-            for benchmark in ABLATION_BENCHMARKS
-        ],
+        scores=scores_of(GRID_RUNS, ABLATION_BENCHMARKS),
         # Folders have time stamps only, which mean nothing after `dvc pull`; whenever one changes,
         # the scores beside it do as well.
-        statistics=[
-            ancient(f"{run}/evaluation/{benchmark}.statistics")
-            for run in GRID_RUNS
-            for benchmark in ABLATION_BENCHMARKS
-        ],
-    output:
-        csv=report(
-            f"{GRID_RESULTS}/table.csv",
-            caption="../report/ablation_table.rst",
-            category="Method",
-            labels={"figure": "table of ablations", "form": "numbers"},
+        statistics=map(
+            ancient, scores_of(GRID_RUNS, ABLATION_BENCHMARKS, suffix=".statistics")
         ),
+    output:
+        csv=shown(f"{GRID_RESULTS}/table.csv", "Method", "ablation_table", "numbers"),
         markdown=f"{GRID_RESULTS}/table.md",
     log:
         f"{GRID_RESULTS}/table.log",

@@ -17,29 +17,12 @@ rule train:
     retries: PARAMS.resources.train_retries
     conda:
         "../../envs/environment.yaml"
-    threads: PARAMS.execution.workers * PARAMS.execution.cpus_per_worker
+    threads: TRAINING_CPUS
     resources:
-        **needs(
-            PARAMS.resources.train,
-            gpus=PARAMS.execution.workers * PARAMS.execution.gpus_per_worker,
-            nodes=PARAMS.resources.nodes,
-        ),
-        cpus_per_task=PARAMS.execution.workers
-        * PARAMS.execution.cpus_per_worker
-        // PARAMS.resources.nodes,
-        attempt=lambda wildcards, attempt: attempt,
+        **training_resources(),
     params:
         folder=RUN,
-        settings=lambda wildcards: settings(
-            "data.train",
-            "input.train",
-            "input.pixel_mean",
-            "input.pixel_std",
-            "clip",
-            "model",
-            "train",
-            variant=wildcards.variant,
-        ),
+        settings=lambda wildcards: settings(TRAINING_KEYS, wildcards.variant),
         code=code_mark(
             "training.worker", *(["training.validation"] if VALIDATION else [])
         ),

@@ -13,10 +13,7 @@ rule clip:
     params:
         variant=lambda wildcards: CLIPS[wildcards.clip],
         clip=lambda wildcards: settings(
-            "clip.model",
-            "clip.config",
-            "clip.pretrained",
-            variant=CLIPS[wildcards.clip],
+            ("clip.model", "clip.config", "clip.pretrained"), CLIPS[wildcards.clip]
         ),
     message:
         "Fetch CLIP {wildcards.clip}"
@@ -36,7 +33,7 @@ rule released_weights:
     params:
         variant=lambda wildcards: RELEASED[wildcards.released],
         settings=lambda wildcards: settings(
-            "clip.model", "clip.config", "model", variant=RELEASED[wildcards.released]
+            ("clip.model", "clip.config", "model"), RELEASED[wildcards.released]
         ),
     message:
         "Check and keep the released weights {wildcards.released}"

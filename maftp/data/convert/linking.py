@@ -6,9 +6,8 @@ import filecmp
 from collections.abc import Mapping
 from pathlib import Path
 
-from maftp.data.images import link_or_copy
 from maftp.errors import DataError
-from maftp.files import atomic_path
+from maftp.files import atomic_path, link_or_copy
 from maftp.lock import locked
 
 

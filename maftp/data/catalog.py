@@ -256,19 +256,6 @@ def load_catalog(overlay: Path | str | None = None) -> Catalog:
         raise DataError(f"{overlay}: {key or 'catalog'}: {reason}") from None
 
 
-def register(catalog: Catalog, root: Path) -> None:
-    """Make every dataset of `catalog` known to Detectron2; records are listed when asked for.
-
-    Calling it again, also with another root, replaces what it registered before.
-    """
-    from maftp.data.records import register_split  # Detectron2 only where it is used
-
-    for name, dataset in catalog.datasets.items():
-        for split, entry in dataset.splits.items():
-            if entry.count:
-                register_split(name, dataset, split, root=Path(root))
-
-
 @cache
 def _packaged() -> dict[str, Any]:
     return yaml.safe_load(resources.files("maftp.data").joinpath("sources.yaml").read_text())

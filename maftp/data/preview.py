@@ -11,9 +11,9 @@ from detectron2.data import DatasetCatalog
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from maftp.data.catalog import Catalog, register
+from maftp.data.catalog import Catalog
 from maftp.data.images import read_label, read_rgb, segment_ids
-from maftp.data.records import Record
+from maftp.data.records import Record, register
 from maftp.errors import DataError
 
 NOTHING = -1

@@ -15,7 +15,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
 from maftp.data.annotations import read_instance_json, read_panoptic_json
-from maftp.data.catalog import Dataset, Split
+from maftp.data.catalog import Catalog, Dataset, Split
 from maftp.data.index import list_stems, pair, read_index
 from maftp.data.layout import index_path, manifest_path, read_note, vocabulary_path
 from maftp.data.vocabulary import read_vocabulary
@@ -24,6 +24,17 @@ from maftp.errors import DataError
 Record = dict[str, Any]
 """Detectron2's dataset dict. `trainable` is false where no pixel has a class, or where EXIF turns
 the image away from its label."""
+
+
+def register(catalog: Catalog, root: Path) -> None:
+    """Make every dataset of `catalog` known to Detectron2; records are listed when asked for.
+
+    Calling it again, also with another root, replaces what it registered before.
+    """
+    for name, dataset in catalog.datasets.items():
+        for split, entry in dataset.splits.items():
+            if entry.count:
+                register_split(name, dataset, split, root=Path(root))
 
 
 def register_split(name: str, dataset: Dataset, split_name: str, *, root: Path) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 from detectron2.data import DatasetCatalog
 
 from maftp.config import Params
-from maftp.data.catalog import Catalog, Dataset, register
+from maftp.data.catalog import Catalog, Dataset
 from maftp.data.layout import vocabulary_path
+from maftp.data.records import register
 from maftp.data.vocabulary import Color, Vocabulary, read_vocabulary, seen_categories
 from maftp.errors import DataError
 from maftp.evaluation.evaluators import (

@@ -50,7 +50,8 @@ def prepare(
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
     from maftp.data import layout, loader, mapper
-    from maftp.data.catalog import load_catalog, register
+    from maftp.data.catalog import load_catalog
+    from maftp.data.records import register
     from maftp.modeling.build import build_model
     from maftp.modeling.text_classifier import TextEmbeddings
 

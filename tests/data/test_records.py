@@ -5,11 +5,12 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
-from maftp.data.catalog import load_catalog, register
+from maftp.data.catalog import load_catalog
 from maftp.data.convert.run import convert
 from maftp.data.download import fetch
 from maftp.data.images import read_label
 from maftp.data.layout import archives_dir
+from maftp.data.records import register
 from maftp.data.unpack import unpack_source
 from maftp.errors import DataError
 

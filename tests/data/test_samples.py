@@ -9,11 +9,12 @@ import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from maftp.data.catalog import load_catalog, register
+from maftp.data.catalog import load_catalog
 from maftp.data.convert.run import convert
 from maftp.data.download import fetch
 from maftp.data.images import read_label, segment_ids
 from maftp.data.layout import archives_dir
+from maftp.data.records import register
 from maftp.data.unpack import unpack_source
 
 # id of the ADE object index: training index, for the ids that occur in the sample image

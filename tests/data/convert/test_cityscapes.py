@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maftp.data.catalog import load_catalog, register
+from maftp.data.catalog import load_catalog
 from maftp.data.convert.cityscapes import label_table
 from maftp.data.convert.driver import map_values
 from maftp.data.convert.run import convert
 from maftp.data.download import fetch
 from maftp.data.layout import archives_dir
+from maftp.data.records import register
 from maftp.data.unpack import unpack_source
 from maftp.errors import DataError
 

@@ -10,11 +10,12 @@ from detectron2.data import DatasetCatalog
 from PIL import Image
 
 from maftp.data.annotations import read_instance_json
-from maftp.data.catalog import load_catalog, register
+from maftp.data.catalog import load_catalog
 from maftp.data.convert.run import CONVERTERS, convert
 from maftp.data.download import fetch
 from maftp.data.images import encode_png
 from maftp.data.layout import archives_dir, manifest_path, stamp_path
+from maftp.data.records import register
 from maftp.data.unpack import unpack_source
 from maftp.data.verify import verify_dataset
 from maftp.errors import DataError

@@ -107,10 +107,19 @@ def test_every_reason_is_of_a_rule():
     assert UNWATCHED.keys() | NAMES_ONLY.keys() <= RULES.keys()
 
 
-def test_planning_imports_no_framework():
-    modules = re.findall(
-        r"^from (maftp[\w.]*) import", (RULES_FOLDER / "common.smk").read_text(), re.M
-    )
+PLANNING = re.findall(
+    r"^from (maftp[\w.]*) import", (RULES_FOLDER / "common.smk").read_text(), re.M
+)
+DATA = [
+    "maftp.data.download",
+    "maftp.data.unpack",
+    "maftp.data.convert.run",
+    "maftp.miniworld.archives",
+]
+
+
+@pytest.mark.parametrize("modules", [PLANNING, DATA], ids=["planning", "data"])
+def test_planning_and_data_import_no_framework(modules):
     script = f"import sys, {', '.join(modules)}; print(*{HEAVY} & sys.modules.keys())"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True

@@ -20,11 +20,14 @@ table: env
 report: env
 	@$(SNAKEMAKE) results/table.csv results/ablations.csv results/report.html
 
+# a process a core, up to four; a file's tests share what they set up
+TESTS := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
 test: env
-	@$(BIN)/pytest
+	@$(TESTS)
 
 fast-test: env
-	@$(BIN)/pytest -m "not slow"
+	@$(TESTS) -m "not slow"
 
 rehearsal: env
 	@$(BIN)/pytest -m "slow or rehearsal" --capture=no tests/rehearsal

@@ -23,7 +23,7 @@ FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
-PATIENCE = 120_000
+PATIENCE = 600_000
 """Milliseconds; the machine may be busy."""
 
 
@@ -44,7 +44,7 @@ def address(weights):
         yield wait_for(f"http://127.0.0.1:{port}/", server)
     finally:
         server.terminate()
-        server.wait(timeout=60)
+        server.wait()
 
 
 def wait_for(address: str, server: subprocess.Popen) -> str:

@@ -88,7 +88,6 @@ def test_toolkit_is_found_behind_a_script(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 @pytest.mark.skipif(build.cuda_home() is None, reason="needs nvcc")
 @pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
 @pytest.mark.skipif(torch.version.cuda is None, reason="needs a PyTorch with CUDA")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from maftp.training.meter import TIMINGS
 
-PATIENCE = 400.0
+PATIENCE = 1800.0
 
 
 def wait_for(condition, what: str) -> None:

@@ -25,7 +25,7 @@ from maftp.training.slurm import Allocation
 from maftp.training.worker import train
 from maftp.training.worker_files import LastWords
 from tests.training.conftest import DRIVER
-from tests.training.processes import PATIENCE, alive, children, losses, wait_for
+from tests.training.processes import alive, children, losses, wait_for
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_killed_driver_is_resumed(start, unbroken, tmp_path):
     wait_for(lambda: not alive(processes), "Ray's processes to end with their driver")
 
     second = start(str(out))
-    _, log = second.communicate(timeout=PATIENCE)
+    _, log = second.communicate()
     assert second.returncode == 0, log
     assert "going on from" in log and "step 12/12" in log and "step 3/12" not in log
     assert losses(out / "history.csv") == losses(unbroken.history)
@@ -84,7 +84,7 @@ def test_killed_driver_is_resumed(start, unbroken, tmp_path):
 def test_two_workers_and_broken_data(start, tmp_path):
     out = tmp_path / "run"
     first = start(str(out), "--workers", "2", "--fault", "6")
-    _, log = first.communicate(timeout=PATIENCE)
+    _, log = first.communicate()
     assert first.returncode == 1
     assert "step 7: the loss is not finite (loss_ce = nan" in log.splitlines()[-1]
     assert "image_24.jpg" in log or "image_26.jpg" in log
@@ -93,7 +93,7 @@ def test_two_workers_and_broken_data(start, tmp_path):
     assert (out / "checkpoints" / "step-00000004").exists()
 
     second = start(str(out), "--workers", "2")
-    _, log = second.communicate(timeout=PATIENCE)
+    _, log = second.communicate()
     assert second.returncode == 0, log
     assert [row["step"] for row in losses(out / "history.csv")] == ["3", "4", "6", "8", "9", "12"]
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[2]
 SMOKE = Path(__file__).with_name("smoke.yaml")
@@ -23,7 +24,7 @@ class Checkout:
     path: Path
 
     def snakemake(
-        self, *arguments: str, params: Sequence[str] = (), ok: bool = True, timeout: int = 600
+        self, *arguments: str, params: Sequence[str] = (), ok: bool = True
     ) -> subprocess.CompletedProcess:
         """Run Snakemake here on two cores; with `ok` a failure shows its whole output.
 
@@ -31,15 +32,15 @@ class Checkout:
         """
         command = [BIN / "snakemake", "--cores", "2", "--rerun-incomplete", *arguments]
         command += ["--configfile", *params] if params else []
-        return self.run(*command, ok=ok, timeout=timeout)
+        return self.run(*command, ok=ok)
 
     def maftp(self, *arguments: str, ok: bool = True) -> subprocess.CompletedProcess:
         """Run a `maftp` command here."""
         return self.run(BIN / "maftp", *arguments, ok=ok)
 
-    def run(self, *command, ok: bool = True, timeout: int = 600) -> subprocess.CompletedProcess:
+    def run(self, *command, ok: bool = True) -> subprocess.CompletedProcess:
         done = subprocess.run(
-            list(map(str, command)), cwd=self.path, capture_output=True, text=True, timeout=timeout
+            list(map(str, command)), cwd=self.path, capture_output=True, text=True
         )
         assert not ok or done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         return done
@@ -64,8 +65,13 @@ def checkout(tmp_path) -> Checkout:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory) -> Checkout:
-    """A checkout whose table was made; tests must not change it."""
-    checkout = make_checkout(tmp_path_factory.mktemp("finished") / "checkout")
-    checkout.snakemake("results/table.csv", params=["smoke.yaml"], timeout=900)
-    return checkout
+def finished(tmp_path_factory, worker_id) -> Checkout:
+    """A checkout whose table was made, shared by pytest's processes; tests must not change it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "finished"
+    with FileLock(f"{folder}.lock"):
+        if (folder / "results/table.csv").exists():
+            return Checkout(folder)
+        checkout = make_checkout(folder)
+        checkout.snakemake("results/table.csv", params=["smoke.yaml"])
+        return checkout

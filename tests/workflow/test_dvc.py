@@ -37,7 +37,7 @@ METRICS = "results/smoke/metrics.json"
 class Clone(Checkout):
     """A Git repository with the project's files, run by its own code."""
 
-    def run(self, *command, ok: bool = True, timeout: int = 900) -> subprocess.CompletedProcess:
+    def run(self, *command, ok: bool = True) -> subprocess.CompletedProcess:
         environment = os.environ | {
             "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(self.path),
@@ -47,7 +47,7 @@ class Clone(Checkout):
         environment.pop("MLFLOW_TRACKING_URI", None)
         done = subprocess.run(
             list(map(str, command)),
-            cwd=self.path, capture_output=True, text=True, timeout=timeout, env=environment,
+            cwd=self.path, capture_output=True, text=True, env=environment,
         )  # fmt: skip
         assert not ok or done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         return done

@@ -54,7 +54,7 @@ def test_parameters_edited_during_a_run_change_nothing(finished, tmp_path, text)
         time.sleep(0.05)
         assert running.poll() is None, running.communicate()[0]
     (checkout.path / "mine.yaml").write_text(text)
-    output = running.communicate(timeout=300)[0]
+    output = running.communicate()[0]
     assert running.returncode == 0, output
     (checkout.path / "mine.yaml").write_text("{}")
     for path, scores in wanted.items():
@@ -147,5 +147,5 @@ def test_the_lock_of_a_living_snakemake_stays(checkout):
         assert done.returncode != 0 and "--unlock" in done.stdout + done.stderr
     finally:
         os.kill(running.pid, signal.SIGCONT)
-        running.communicate(timeout=300)
+        running.communicate()
     assert running.returncode == 0

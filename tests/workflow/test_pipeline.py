@@ -191,11 +191,11 @@ def test_training_killed_in_the_middle_resumes_to_the_same_table(finished, tmp_p
         stderr=subprocess.DEVNULL,
     ) as running:
         kill_training(checkout, after_checkpoints=2)
-        running.wait(timeout=900)
+        running.wait()
     assert running.returncode == 0  # it has started the training again
     logs = [checkout.read(f"results/smoke/{v}/seed0/train.log") for v in ("maftp", "fcclip")]
     assert any("going on from" in log for log in logs)
-    reference.snakemake("results/table.csv", params=files, timeout=900)
+    reference.snakemake("results/table.csv", params=files)
     costs = ["training_seconds", "peak_host_memory_mb"]
     tables = [pd.read_csv(c.path / "results/table.csv") for c in (checkout, reference)]
     pd.testing.assert_frame_equal(*(table.drop(columns=costs) for table in tables))
@@ -203,7 +203,7 @@ def test_training_killed_in_the_middle_resumes_to_the_same_table(finished, tmp_p
 
 def kill_training(checkout: Checkout, *, after_checkpoints: int) -> None:
     """Send SIGKILL to the training driver once so many checkpoints are on disk."""
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 1800
     while time.monotonic() < deadline:
         runs = (checkout.path / "results/smoke").glob("*/seed0/checkpoints")
         if any(count_checkpoints(run) >= after_checkpoints for run in runs):

@@ -27,7 +27,7 @@ def reported(finished, tmp_path_factory) -> Checkout:
     shutil.copytree(finished.path, path, symlinks=True)
     checkout = Checkout(path)
     targets = ("results/ablations.csv", "results/report.html")
-    checkout.snakemake(*targets, params=[SMOKE], timeout=1800)
+    checkout.snakemake(*targets, params=[SMOKE])
     return checkout
 
 
@@ -98,7 +98,7 @@ def test_the_report_opens_without_network_and_shows_every_figure(reported, tmp_p
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
         context = browser.new_context(offline=True, viewport={"width": 1400, "height": 1000})
         page = context.new_page()
-        page.set_default_timeout(120_000)
+        page.set_default_timeout(600_000)
         page.on("request", lambda request: asked.append(request.url))
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto((reported.path / "results/report.html").as_uri())

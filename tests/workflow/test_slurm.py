@@ -19,7 +19,6 @@ from tests.workflow.virtual_cluster import VirtualCluster, virtual_cluster, why_
 reason = why_not()
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(1800),
     pytest.mark.skipif(reason is not None, reason=f"Slurm: {reason}"),
 ]
 
@@ -64,14 +63,14 @@ def through_slurm(
     ]  # fmt: skip
     return subprocess.run(
         list(map(str, command)), cwd=checkout.path, env=os.environ | cluster.environment,
-        capture_output=True, text=True, timeout=1500,
+        capture_output=True, text=True,
     )  # fmt: skip
 
 
 def test_the_table_is_that_of_the_local_run(finished, slurm, tmp_path):
     # The data are there already: what they are made by are jobs of one node, as evaluation is.
     here, there = (smaller(finished, tmp_path / name, nodes=n) for name, n in PLACES.items())
-    here.snakemake("results/table.csv", params=PARAMS, timeout=900)
+    here.snakemake("results/table.csv", params=PARAMS)
     done = through_slurm(there, slurm)
     logs = "\n".join(log.read_text() for log in there.path.glob(".snakemake/slurm_logs/**/*.log"))
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{logs}"

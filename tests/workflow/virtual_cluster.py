@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun")
-PATIENCE = 60.0
+PATIENCE = 600.0
 
 CONFIGURATION = """\
 ClusterName=virtual
@@ -62,7 +62,11 @@ class VirtualCluster:
     def run(self, *command: str) -> str:
         """Return what one of Slurm's commands prints."""
         done = subprocess.run(
-            command, env=os.environ | self.environment, capture_output=True, text=True, timeout=60
+            command,
+            env=os.environ | self.environment,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         return done.stdout

@@ -14,8 +14,8 @@ SNAKEMAKE := $(BIN)/snakemake --cores $(CORES)
 .PHONY: table report test fast-test rehearsal lint format clip bench pins env
 
 table: env
-	@$(SNAKEMAKE) results/table.csv
-	@cat results/table.md
+	@start=$$(date +%s) && $(SNAKEMAKE) results/table.csv && $(BIN)/maftp show && \
+	  spent=$$(($$(date +%s) - start)) && echo "results/table.md, $$((spent / 60)) min $$((spent % 60)) s"
 
 report: env
 	@$(SNAKEMAKE) results/table.csv results/ablations.csv results/report.html

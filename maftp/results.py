@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 WEIGHTS, HISTORY, MANIFEST = "weights.safetensors", "history.csv", "manifest.json"
 VALIDATION, DRIFT = "validation", "drift.json"
+DIFFERENCES = "differences.csv"
+"""Beside the table of an experiment: how its variants differ from the baseline."""
 IMAGES, CONFUSION = "images.csv", "confusion.csv"
 
 PANOPTIC = "ADE-panoptic"

@@ -38,7 +38,7 @@ COMMANDS = {
         *(weights.clip, weights.released_weights, weights.embed),
         *(train.train, train.evaluate, tables.table),
     ),
-    "Data, parameters, runs": (doctor.doctor, params.params, data.data, runs.runs),
+    "Data, parameters, runs": (doctor.doctor, params.params, data.data, runs.runs, tables.show),
     "Your own pictures": (look.predict, look.demo, look.export),
     "The report": (
         *(tables.scores, tables.merge_tables, tables.ablations, figures.figure),

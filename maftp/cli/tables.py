@@ -1,4 +1,4 @@
-"""`maftp scores | table | merge-tables | ablations`: tables of results."""
+"""`maftp scores | table | show | merge-tables | ablations`: tables of results."""
 
 from __future__ import annotations
 
@@ -34,7 +34,14 @@ def scores(
 
 
 def table(
-    runs: tuple[Path, ...], /, *, out: NewFile, markdown: NewFile, params: ParamFiles = PARAMS
+    runs: tuple[Path, ...],
+    /,
+    *,
+    out: NewFile,
+    markdown: NewFile,
+    differences: NewFile,
+    baseline: str = "fcclip",
+    params: ParamFiles = PARAMS,
 ) -> None:
     """Gather the scores of an experiment's runs into a table.
 
@@ -42,11 +49,32 @@ def table(
         runs: results/EXPERIMENT/VARIANT/seedN.
         out: .csv file to write.
         markdown: .md file for people.
+        differences: .csv file of what variants differ from the baseline, with intervals.
+        baseline: variant that all others are compared with.
     """
+    from maftp.report.csv_file import write_csv
+    from maftp.report.differences import difference_table
     from maftp.report.tables import experiment_table, write_table
+    from maftp.results import Run
 
-    table = experiment_table(runs, benchmarks=read_params(params).benchmarks)
-    write_table(table, out, markdown)
+    benchmarks = read_params(params).benchmarks
+    table = experiment_table(runs, benchmarks=benchmarks)
+    compared = difference_table([Run(run) for run in runs], baseline, benchmarks)
+    write_csv(compared, differences, decimals=3)
+    write_table(table, out, markdown, differences=compared)
+
+
+def show(table: Path = Path("results/table.csv"), /) -> None:
+    """Print a table of results in the terminal.
+
+    Args:
+        table: results/table.csv, or results/EXPERIMENT/table.csv.
+    """
+    from rich.console import Console
+
+    from maftp.report.terminal import show_results
+
+    show_results(table, Console(highlight=False))
 
 
 def merge_tables(tables: tuple[Path, ...], /, *, out: NewFile, markdown: NewFile) -> None:

@@ -11,8 +11,9 @@ import pandas as pd
 
 from maftp.files import atomic_path
 from maftp.grid import Grid, Row
-from maftp.report.bootstrap import Counts, counts_of, difference
+from maftp.report.bootstrap import difference
 from maftp.report.csv_file import write_csv
+from maftp.report.differences import CountsReader, interval_text
 from maftp.report.tables import RECIPE, experiment_table
 from maftp.results import COSTS, SCORES, Run, find_runs, read_table
 
@@ -22,9 +23,9 @@ _INTRODUCTION = """\
 
 Every line differs from the cell it starts from in one parameter. mIoU is protocol (b), the mean
 over the classes of the ground truth, averaged over the benchmarks; standard deviations are over
-seeds. The difference to the full model has a 95 % interval of a paired bootstrap over test images:
-it says how far the choice of images could explain it, not the choice of seed. Lines with the same
-run are the same run.
+seeds. The difference from the full model has a 95 % interval: how far the choice of test images (a
+paired bootstrap) and, with several seeds, of seeds could explain it. It is bold where it excludes
+zero. Lines with the same run are the same run.
 """
 _NOT_COMPARABLE = """\
 **Not comparable with the numbers of the paper**: the full model is none of its recipes
@@ -115,7 +116,7 @@ class _Reader:
         self._seeds = seeds
         self._draws = draws
         self._done: dict[str, dict[str, Any]] = {}
-        self._counts: dict[Path, Counts] = {}
+        self._reader = CountsReader()
 
     def scores(self, name: str, full: str) -> dict[str, Any]:
         if name not in self._done:
@@ -147,16 +148,9 @@ class _Reader:
 
     def _differences(self, runs: Sequence[Run], others: Sequence[Run]) -> dict[str, Any]:
         record: dict[str, Any] = {}
-        pairs: dict[str, list[list[tuple[Counts, Counts]]]] = {MIOU: [], PQ: []}
-        for benchmark in self._benchmarks if others else ():
-            if runs[0].evaluation(benchmark).metric == "instance":
-                continue  # of instances nothing is counted per image
-            seeds = [
-                (self._read(run, benchmark), self._read(other, benchmark))
-                for run, other in zip(runs, others, strict=True)
-            ]
-            pairs[PQ if seeds[0][0].is_panoptic else MIOU].append(seeds)
-        for name, chosen in pairs.items():
+        sides = self._reader.sides(runs, others, self._benchmarks) if others else {}
+        for name, panoptic in ((MIOU, False), (PQ, True)):
+            chosen = [side for side in sides.values() if side[0][0].is_panoptic == panoptic]
             if chosen:
                 found = difference(chosen, draws=self._draws)
                 record[f"{name} difference"] = found.mean
@@ -175,12 +169,6 @@ class _Reader:
             for key in COSTS
         }  # fmt: skip
         return means | {"trained as": trained}
-
-    def _read(self, run: Run, benchmark: str) -> Counts:
-        result = run.evaluation(benchmark)
-        if result.path not in self._counts:
-            self._counts[result.path] = counts_of(result.statistics, result.metric)
-        return self._counts[result.path]
 
 
 def _text(rows: pd.DataFrame) -> str:
@@ -206,6 +194,4 @@ def _text(rows: pd.DataFrame) -> str:
 
 def _interval(row: pd.Series, name: str) -> str:
     mean = row[f"{name} difference"]
-    if pd.isna(mean):
-        return ""
-    return f"{mean:+.2f} [{row[f'{name} low']:+.2f}, {row[f'{name} high']:+.2f}]"
+    return "" if pd.isna(mean) else interval_text(mean, row[f"{name} low"], row[f"{name} high"])

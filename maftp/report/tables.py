@@ -16,10 +16,10 @@ import pandas as pd
 from maftp.errors import MaftpError
 from maftp.files import atomic_path
 from maftp.report.csv_file import write_csv
+from maftp.report.differences import MEAN, SEMANTIC, interval_text, read_differences
 from maftp.report.published import comparison, match_recipe
-from maftp.results import COSTS, SCORES, UNION, Evaluation, Run, read_table
+from maftp.results import COSTS, DIFFERENCES, SCORES, UNION, Evaluation, Run, read_table
 
-SEMANTIC = ("A-847", "A-150", "PC-459", "PC-59", "PAS-20")
 KEYS = ["experiment", "variant", "seed"]
 QUALITIES = list(SCORES["panoptic"])
 AMOUNT = ["steps", "images", "images_of_benchmarks"]
@@ -34,6 +34,10 @@ truth. Protocol (a), where the sum is divided by the number of classes in truth 
 stands in a table of its own. The two differ where classes are predicted that never occur, as in
 PC-459: a comparison with a published number has to know which protocol it is. PQ, SQ and RQ are
 panoptic quality on the A-150 scenes. With several seeds: mean ± standard deviation.
+"""
+_DIFFERENCES = """\
+Difference from {baseline} in points, with the 95 % interval of what the choice of {covers} could
+do; bold where the interval excludes zero:
 """
 _NOT_COMPARABLE = (
     "**Not comparable with the numbers of the paper**: what was recorded with these results is not "
@@ -57,7 +61,7 @@ def experiment_table(
 
 
 def write_table(
-    table: pd.DataFrame, csv: Path, markdown: Path, *, baseline: str = "fcclip"
+    table: pd.DataFrame, csv: Path, markdown: Path, *, differences: pd.DataFrame | None = None
 ) -> None:
     """Write a table as CSV, rounded to two decimals, and as Markdown with means over seeds.
 
@@ -65,18 +69,18 @@ def write_table(
         table: what `experiment_table` returns.
         csv: path of the CSV.
         markdown: path of the text for people.
-        baseline: variant against which differences are given.
+        differences: what `difference_table` returns, to show.
     """
-    text = _markdown(table, baseline)
+    text = _markdown(table, differences)
     write_csv(table, csv, decimals=2)
     with atomic_path(markdown) as temporary:
         temporary.write_text(text)
 
 
-def merge_tables(
-    csvs: Sequence[Path], out_csv: Path, out_markdown: Path, *, baseline: str = "fcclip"
-) -> None:
+def merge_tables(csvs: Sequence[Path], out_csv: Path, out_markdown: Path) -> None:
     """Write the union of the tables of several experiments; rows keep the order of `csvs`.
+
+    Differences are shown where a table has its `differences.csv` beside it.
 
     Raises:
         MaftpError: a table is missing or damaged, or two of them hold the same run.
@@ -93,7 +97,10 @@ def merge_tables(
     if (twice := table[table.duplicated(KEYS)]).size:
         run = "/".join(str(value) for value in twice.iloc[0][KEYS])
         raise MaftpError(f"{run} stands in two tables; name each table once")
-    write_table(table, out_csv, out_markdown, baseline=baseline)
+    beside = [Path(csv).with_name(DIFFERENCES) for csv in csvs]
+    found = [read_differences(path) for path in beside if path.exists()]
+    differences = pd.concat(found, ignore_index=True) if found else None
+    write_table(table, out_csv, out_markdown, differences=differences)
 
 
 def _row(folder: Path, benchmarks: Sequence[str] | None) -> dict[str, Any]:
@@ -154,22 +161,38 @@ def _extra_order(column: str) -> tuple[str, int]:
     return column, 0
 
 
-def _markdown(table: pd.DataFrame, baseline: str) -> str:
+def _markdown(table: pd.DataFrame, differences: pd.DataFrame | None) -> str:
     parts = ["# Results\n", _INTRODUCTION]
     for experiment, rows in table.groupby("experiment", sort=False):
         parts.append(f"## {experiment}\n")
         other = rows[rows["recipe"].fillna("") == ""]
         if len(other):
             parts.append(_NOT_COMPARABLE.format(deviations=other["deviations"].iloc[0]) + "\n")
-        parts.append(_text(_summary(rows, baseline)) + "\n")
+        parts.append(_text(_summary(rows)) + "\n")
+        if differences is not None:
+            parts += _shown(differences[differences["experiment"] == experiment])
         union = {name + UNION: name + UNION for name in SEMANTIC}
         if rows[list(union)].notna().any(axis=None):
             parts.append(
                 "mIoU in protocol (a), divided by the classes of ground truth or prediction:\n"
             )
-            parts.append(_text(_filled(_benchmarks(rows, union, baseline))) + "\n")
+            parts.append(_text(_filled(_benchmarks(rows, union))) + "\n")
         parts += _paper(rows)
     return "\n".join(parts)
+
+
+def _shown(differences: pd.DataFrame) -> list[str]:
+    """Return the differences of one experiment, a row per variant."""
+    if differences.empty:
+        return []
+    lines = [
+        {"variant": variant}
+        | {row.score: interval_text(row.difference, row.low, row.high) for row in rows.itertuples()}
+        for variant, rows in differences.groupby("variant", sort=False)
+    ]
+    first = differences.iloc[0]
+    title = _DIFFERENCES.format(baseline=first["baseline"], covers=first["covers"])
+    return [title, _text(pd.DataFrame(lines).fillna("")) + "\n"]
 
 
 def _paper(rows: pd.DataFrame) -> list[str]:
@@ -183,10 +206,10 @@ def _paper(rows: pd.DataFrame) -> list[str]:
     return ["Compared with the paper, in the protocol of its numbers:\n", _text(compared) + "\n"]
 
 
-def _summary(rows: pd.DataFrame, baseline: str) -> pd.DataFrame:
+def _summary(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the main table of an experiment, one row per variant, as text."""
     plain = {name: f"{name} (b)" if name == "PC-459" else name for name in SEMANTIC}
-    summary = _benchmarks(rows, plain, baseline)
+    summary = _benchmarks(rows, plain)
     first, last = (rows.columns.get_loc(name) for name in (COSTS[-1], SEMANTIC[0] + UNION))
     extra = list(rows.columns[first + 1 : last])
     groups = rows.groupby("variant", sort=False)
@@ -218,21 +241,15 @@ def _amount(values: pd.Series) -> str:
     return f"{int(known.min())}" if len(known) else ""
 
 
-def _benchmarks(rows: pd.DataFrame, titles: dict[str, str], baseline: str) -> pd.DataFrame:
-    """Return scores per variant with their mean, and what that is above the baseline's."""
+def _benchmarks(rows: pd.DataFrame, titles: dict[str, str]) -> pd.DataFrame:
+    """Return scores per variant with their mean."""
     groups = rows.groupby("variant", sort=False)
     means = {variant: group[list(titles)].mean(axis=1, skipna=False) for variant, group in groups}
     table = pd.DataFrame({"variant": list(groups.groups)})
     table["seeds"] = [str(len(group)) for _, group in groups]
     for column, title in titles.items():
         table[title] = [_mean_text(group[column]) for _, group in groups]
-    table["mean of five"] = [_mean_text(means[variant]) for variant in table["variant"]]
-    if baseline in means:
-        gains = [means[variant].mean() - means[baseline].mean() for variant in table["variant"]]
-        table[f"above {baseline}"] = [
-            "" if pd.isna(gain) or variant == baseline else f"{gain:+.2f}"
-            for variant, gain in zip(table["variant"], gains, strict=True)
-        ]
+    table[MEAN] = [_mean_text(means[variant]) for variant in table["variant"]]
     return table
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from maftp.errors import MaftpError
-from maftp.report.bootstrap import Counts, align, counts_of, difference, score
+from maftp.report.bootstrap import Counts, align, counts_of, difference, score, seed_interval
 
 
 def semantic(correct, truth, predicted, images=None, classes=None) -> Counts:
@@ -59,9 +59,9 @@ def random_counts(rng, images: int, shift: float) -> Counts:
 def test_equal_runs_differ_by_nothing_and_a_better_one_is_seen():
     rng = np.random.default_rng(0)
     worse, better = random_counts(rng, 40, 0.0), random_counts(rng, 40, 0.2)
-    same = difference([[(worse, worse)]], draws=200)
+    same = difference([([worse], [worse])], draws=200)
     assert (same.mean, same.low, same.high) == (0, 0, 0)
-    found = difference([[(better, worse)]], draws=200)
+    found = difference([([better], [worse])], draws=200)
     assert 0 < found.low < found.mean < found.high
     assert found.mean == pytest.approx(
         float((score(better, np.ones((1, 40))) - score(worse, np.ones((1, 40))))[0])
@@ -74,7 +74,7 @@ def test_pairing_narrows_the_interval():
     truth = np.full((30, 1), 100)
     base = rng.integers(20, 60, (30, 1))
     low, high = (semantic(base + extra, truth, base + extra) for extra in (0, 10))
-    found = difference([[(high, low)]], draws=300)
+    found = difference([([high], [low])], draws=300)
     # correct / truth: exactly ten points more, whichever images are drawn
     assert (found.low, found.high) == pytest.approx((10, 10))
 
@@ -82,8 +82,30 @@ def test_pairing_narrows_the_interval():
 def test_benchmarks_and_seeds_are_averaged():
     truth = [[100]]
     zero, ten, thirty = (semantic([[c]], truth, [[c]]) for c in (0, 10, 30))
-    found = difference([[(ten, zero), (thirty, zero)], [(zero, zero), (zero, zero)]], draws=10)
+    found = difference([([ten, thirty], [zero, zero]), ([zero, zero], [zero, zero])], draws=10)
     assert found.mean == pytest.approx((20 + 0) / 2)
+
+
+def test_the_interval_over_seeds_is_welchs():
+    # spreads 2 and 2: s^2 / n = 4 / 3 each; 8 / 3 in all, 4 degrees of freedom, t = 2.776
+    found = seed_interval(np.array([8.0, 10, 12]), np.array([2.0, 4, 6]), 0.0, images=40)
+    reach = 2.776445 * (8 / 3) ** 0.5
+    assert (found.mean, found.low, found.high) == pytest.approx((6, 6 - reach, 6 + reach))
+    assert found.low > 0 and found.covers == "seeds and images"
+    wider = seed_interval(np.array([8.0, 10, 12]), np.array([2.0, 4, 6]), 3.0, images=40)
+    assert wider.low < 0 < wider.high
+
+
+@pytest.mark.parametrize("image_error", [0.0, 1.0])
+def test_three_seeds_cover_the_truth_as_often_as_they_say(image_error):
+    rng = np.random.default_rng(0)
+    hits = []
+    for _ in range(4000):
+        shift = image_error * rng.standard_normal()  # all seeds are scored on the same images
+        first, second = 1.4 * rng.standard_normal((2, 3))
+        found = seed_interval(first + shift, second, image_error, images=40)
+        hits.append(found.low <= 0 <= found.high)
+    assert 0.94 < np.mean(hits) < 0.99
 
 
 def test_statistics_are_read_and_mistakes_named(tmp_path):

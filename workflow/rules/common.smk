@@ -327,9 +327,19 @@ def benchmarks_of(variant):
     return BENCHMARKS if variant in PARAMS.variants else ABLATION_BENCHMARKS
 
 
-def scores_of(runs, benchmarks, suffix=".json"):
-    """Return what the evaluations of some runs write."""
-    return [f"{run}/evaluation/{name}{suffix}" for run in runs for name in benchmarks]
+def scores_of(runs, benchmarks):
+    """Return the scores of the evaluations of some runs."""
+    return [f"{run}/evaluation/{name}.json" for run in runs for name in benchmarks]
+
+
+def statistics_of(runs, benchmarks):
+    """Return the counts of the evaluations of some runs.
+
+    They are folders, which have time stamps only, and these mean nothing after `dvc pull`; whenever
+    one changes, the scores beside it do as well.
+    """
+    files = scores_of(runs, benchmarks)
+    return [ancient(file.removesuffix(".json") + ".statistics") for file in files]
 
 
 def scored_data(benchmark):

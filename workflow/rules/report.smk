@@ -29,11 +29,13 @@ rule scores:
 rule experiment_table:
     input:
         scores_of(RUNS, BENCHMARKS),
+        statistics=statistics_of(RUNS, BENCHMARKS),
         # not read: the table comes when all that DVC shows is there
         metrics=f"{RESULTS}/metrics.json",
     output:
         csv=shown(f"{RESULTS}/table.csv", "Scores", "table", "numbers"),
         markdown=f"{RESULTS}/table.md",
+        differences=f"{RESULTS}/differences.csv",
     log:
         table=f"{RESULTS}/table.log",
         mlflow=f"{RESULTS}/mlflow.log",
@@ -43,12 +45,13 @@ rule experiment_table:
         **needs(PARAMS.resources.prepare),
     params:
         runs=RUNS,
-        code=code_mark("report.tables"),
+        code=code_mark("report.tables", "report.differences"),
     message:
         "Table of {EXPERIMENT}"
     shell:
         "maftp table --code {params.code:q} {params.runs:q}"
-        " --out {output.csv:q} --markdown {output.markdown:q} --log {log.table:q}"
+        " --out {output.csv:q} --markdown {output.markdown:q}"
+        " --differences {output.differences:q} --log {log.table:q}"
         # in one process, as starting MLflow takes longer than logging; it never fails the table
         " && (maftp runs log {params.runs:q} --table {output.csv:q} --log {log.mlflow:q} || true)"
 
@@ -75,11 +78,7 @@ rule table:
 rule experiment_ablations:
     input:
         scores=scores_of(GRID_RUNS, ABLATION_BENCHMARKS),
-        # Folders have time stamps only, which mean nothing after `dvc pull`; whenever one changes,
-        # the scores beside it do as well.
-        statistics=map(
-            ancient, scores_of(GRID_RUNS, ABLATION_BENCHMARKS, suffix=".statistics")
-        ),
+        statistics=statistics_of(GRID_RUNS, ABLATION_BENCHMARKS),
     output:
         csv=shown(f"{GRID_RESULTS}/table.csv", "Method", "ablation_table", "numbers"),
         markdown=f"{GRID_RESULTS}/table.md",

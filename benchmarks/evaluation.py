@@ -25,7 +25,7 @@ QUERIES = 100
 CANVAS = (640, 800)
 SMALLER = (480, 600)
 NOTE_IMAGE = (
-    "MAFT+ Base, one image of 640 x 800, float32, two names a class, network and labels. Processor "
+    "{experiment}, one image of 640 x 800, float32, two names a class, network and labels. Processor "
     "seconds (wall clock on a GPU), medians of {repetitions} interleaved rounds."
 )
 NOTE_LABELS = (
@@ -53,6 +53,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--classes", type=int, nargs="+", default=[150, 847], help="of whole images"
     )
+    parser.add_argument("--experiment", default="maftp_base", help="of whole images")
     parser.add_argument("--labels-only", action="store_true")
     parser.add_argument("--images-only", action="store_true")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
@@ -109,7 +110,7 @@ def _label_variants(count: int, size: tuple[int, int]) -> dict[str, Callable[[],
 
 def _images(options: argparse.Namespace) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = subject.model_of("maftp_base", num_classes=2, training=False).to(device)
+    model = subject.model_of(options.experiment, num_classes=2, training=False).to(device)
     model.semantic_output = "labels"
     item = {"image": subject.image(*CANVAS)}
     usable = [name for name in backends.PREFERENCE[device] if backends.status()[name] is None]

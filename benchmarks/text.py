@@ -18,7 +18,7 @@ from maftp.modeling.clip_backbone import ClipBackbone
 from maftp.modeling.text_classifier import TEMPLATES, TextEmbeddings, embed_vocabulary
 
 NOTE = (
-    "CLIP ConvNeXt-B's text tower, {names} names, 14 sentences each, float32, random weights. "
+    "Text tower of {experiment}, {names} names, 14 sentences each, float32, random weights. "
     "The textbook gives every sentence 77 positions. Processor seconds, one run of each. `cached` "
     "reads the file and checks the digests of tower, names and sentences; names do not "
     "slow it down."
@@ -29,7 +29,7 @@ WORDS = ("wall", "building, edifice", "sky", "traffic light", "swivel chair", "d
 def main() -> None:
     """Embed one vocabulary in three ways."""
     options = _options()
-    model = subject.model_of("maftp_base", num_classes=2, training=False)
+    model = subject.model_of(options.experiment, num_classes=2, training=False)
     names = [
         f"{WORDS[i % len(WORDS)]} {i // len(WORDS) or ''}".strip() for i in range(options.names)
     ]
@@ -57,6 +57,7 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = measure.parser(__doc__)
     parser.add_argument("--names", type=int, default=30)
+    parser.add_argument("--experiment", default="maftp_base")
     return parser.parse_args()
 
 

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+MINIATURE = ["--experiment", "miniature"]
 SMALLEST = {
-    "step": ["--height", "64", "--width", "128", "--masks", "2"],
-    "evaluation": ["--images-only", "--classes", "3"],
-    "text": ["--names", "2"],
+    "step": [*MINIATURE, "--height", "64", "--width", "128", "--masks", "2"],
+    "evaluation": [*MINIATURE, "--images-only", "--classes", "3"],
+    "text": [*MINIATURE, "--names", "2"],
     "loading": ["--images", "8", "--processes", "0", "1"],
     "deformable_attention": ["--height", "256", "--width", "256", "--batch", "1"],
 }

@@ -25,8 +25,8 @@ QUERIES = 100
 CANVAS = (640, 800)
 SMALLER = (480, 600)
 NOTE_IMAGE = (
-    "{experiment}, one image of 640 x 800, float32, two names a class, network and labels. Processor "
-    "seconds (wall clock on a GPU), medians of {repetitions} interleaved rounds."
+    "{experiment}, one image of 640 x 800, float32, two names a class, network and labels. "
+    "Processor seconds (wall clock on a GPU), medians of {repetitions} interleaved rounds."
 )
 NOTE_LABELS = (
     "From class scores and mask logits of 100 queries on a canvas of 640 x 800 to labels. "

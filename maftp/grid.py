@@ -92,6 +92,7 @@ class _Builder:
         self.run_of: dict[str, str] = {}
         """Run of every cell that others can start from."""
         self._known = {name: dict(values) for name, values in variants.items()}
+        self._trained = {name: _training_part(values) for name, values in self._known.items()}
 
     def part(self, name: str, part: Mapping[str, Any]) -> None:
         where = f"ablations.parts.{name}"
@@ -113,7 +114,7 @@ class _Builder:
         """Return the run of a cell: an equal one that is known, else a new one."""
         trained = _training_part(values)
         for name, other in self._known.items():
-            if _training_part(other) != trained or other.get("weights") and name not in self.runs:
+            if self._trained[name] != trained or other.get("weights") and name not in self.runs:
                 continue
             if _evaluation_part(other) == _evaluation_part(values):
                 break
@@ -123,13 +124,13 @@ class _Builder:
                 (
                     known
                     for known, other in self._known.items()
-                    if other.get("weights") is None and _training_part(other) == trained
+                    if other.get("weights") is None and self._trained[known] == trained
                 ),
                 None,
             )
             values = copy.deepcopy(values)
             values["weights"] = None if source is None else _weights(source)
-            self._known[name] = values
+            self._known[name], self._trained[name] = values, trained
         self.run_of[cell] = name
         self.runs[name] = self._known[name]
         return name

@@ -18,14 +18,16 @@ SPEC.loader.exec_module(reference)
 
 
 @pytest.fixture(scope="session")
-def built_cache(tmp_path_factory):
+def built_cache(made_once):
     """A cache folder in which `maftp ops build cpu` has put its library."""
     if shutil.which(os.environ.get("CXX", "c++")) is None:
         pytest.skip("needs a C++ compiler")
-    cache = tmp_path_factory.mktemp("ops")
+    return made_once("ops", _build)
+
+
+def _build(cache):
     done = reference.run_maftp("ops", "build", "cpu", cache=cache)
     assert done.returncode == 0, done.stderr
-    return cache
 
 
 @pytest.fixture

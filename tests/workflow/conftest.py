@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[2]
 SMOKE = Path(__file__).with_name("smoke.yaml")
@@ -65,13 +64,10 @@ def checkout(tmp_path) -> Checkout:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory, worker_id) -> Checkout:
-    """A checkout whose table was made, shared by pytest's processes; tests must not change it."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base if worker_id == "master" else base.parent) / "finished"
-    with FileLock(f"{folder}.lock"):
-        if (folder / "results/table.csv").exists():
-            return Checkout(folder)
-        checkout = make_checkout(folder)
-        checkout.snakemake("results/table.csv", params=["smoke.yaml"])
-        return checkout
+def finished(made_once) -> Checkout:
+    """A checkout whose table was made; tests must not change it."""
+    return Checkout(made_once("finished", _finish))
+
+
+def _finish(folder: Path) -> None:
+    make_checkout(folder).snakemake("results/table.csv", params=["smoke.yaml"])

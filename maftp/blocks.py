@@ -280,6 +280,8 @@ class Execution(Block):
     """Newest checkpoints to keep; older ones are deleted."""
     log_period: Positive
     """Steps between progress lines and logged metrics."""
+    evaluate_together: bool = False
+    """Score all benchmarks of a run in one process: of small ones, starting takes longest."""
 
 
 class Augmentation(Block):

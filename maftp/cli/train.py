@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from maftp.cli.options import PARAMS, NewFile, NewFolder, ParamFiles, catalog_and_root, read_params
+from maftp.cli.options import (
+    PARAMS,
+    NewFolder,
+    ParamFiles,
+    Several,
+    catalog_and_root,
+    read_params,
+)
+from maftp.errors import DataError
 
 
 def train(
@@ -44,44 +53,51 @@ def train(
 
 
 def evaluate(
-    benchmark: str,
+    benchmarks: tuple[str, ...],
     /,
     *,
     variant: str = "maftp",
     seed: int = 0,
     weights: Path,
-    text: Path | None = None,
-    out: NewFile,
-    overlays: NewFolder | None = None,
-    statistics: NewFolder | None = None,
+    text: Annotated[tuple[Path, ...], Several] = (),
+    out: NewFolder,
     params: ParamFiles = PARAMS,
 ) -> None:
-    """Score a checkpoint on one benchmark and draw pictures.
+    """Score a checkpoint on benchmarks; write scores, counts per image and pictures.
 
     Args:
-        benchmark: name in the catalog, such as A-150.
+        benchmarks: names in the catalog, such as A-150.
         variant: variant in the parameters.
         seed: of the training.
         weights: released or own checkpoint.
-        text: cached embeddings of the vocabulary.
-        out: JSON file to write.
-        overlays: folder of pictures to write.
-        statistics: folder of counts per image to write.
+        text: cached embeddings of each benchmark's vocabulary; by default they are computed.
+        out: folder for BENCHMARK.json, pictures in BENCHMARK/, counts in BENCHMARK.statistics/.
     """
-    from maftp.evaluation.runner import evaluate
+    from maftp.evaluation.runner import device_of, evaluate
+    from maftp.modeling.build import load_model
 
+    if text and len(text) != len(benchmarks):
+        raise DataError(
+            f"--text: {len(text)} files for {len(benchmarks)} benchmarks; name one for each"
+        )
     experiment = read_params(params)
     catalog, root = catalog_and_root(experiment)
-    evaluate(
-        experiment.for_variant(variant),
-        variant=variant,
-        seed=seed,
-        benchmark=benchmark,
-        weights=weights,
-        catalog=catalog,
-        root=root,
-        out=out,
-        overlays_dir=overlays,
-        statistics_dir=statistics,
-        embeddings=text,
-    )
+    recipe = experiment.for_variant(variant)
+    for name in benchmarks:
+        catalog.benchmark(name)
+    model = load_model(recipe, weights, device_of(recipe))
+    for name, embeddings in zip(benchmarks, text or [None] * len(benchmarks), strict=True):
+        evaluate(
+            recipe,
+            variant=variant,
+            seed=seed,
+            benchmark=name,
+            weights=weights,
+            catalog=catalog,
+            root=root,
+            out=out / f"{name}.json",
+            overlays_dir=out / name,
+            statistics_dir=out / f"{name}.statistics",
+            embeddings=embeddings,
+            model=model,
+        )

@@ -63,6 +63,7 @@ def evaluate(
     overlays_dir: Path | None = None,
     statistics_dir: Path | None = None,
     embeddings: Path | None = None,
+    model: Segmenter | None = None,
     device: str | None = None,
 ) -> dict[str, Any]:
     """Score a checkpoint on a benchmark; write the result and pictures.
@@ -80,6 +81,7 @@ def evaluate(
         statistics_dir: folder of counts per image to write, or None; see
             `maftp.evaluation.statistics`.
         embeddings: cached text embeddings of the benchmark's vocabulary; None computes them.
+        model: what `load_model` returned for `params` and `weights`; None loads it.
         device: torch device; None takes a GPU when there is one.
 
     Returns:
@@ -93,7 +95,8 @@ def evaluate(
     training = class_names(catalog.dataset(params.data.train), root).names
     split = load_split(benchmark, params=params, catalog=catalog, root=root, training=training)
     _check_folders(split, overlays_dir, statistics_dir)
-    model = load_model(params, weights, device or _device(params))
+    if model is None:
+        model = load_model(params, weights, device or device_of(params))
     model.set_training_vocabulary(training)
     set_classes(model, split, embeddings, shuffle=params.evaluate.shuffle_vocabulary)
     scorer = split.scorer()
@@ -133,7 +136,7 @@ def evaluate(
     return result
 
 
-def _device(params: Params) -> str:
+def device_of(params: Params) -> str:
     """Return the GPU where there is one; say so where one was asked for and is missing."""
     if torch.cuda.is_available():
         return "cuda"

@@ -121,13 +121,12 @@ OUTPUTS = {
     "evaluate": ("evaluate", "A-150", "--weights", "w", "--out"),
     "embed": ("embed", "names.txt", "--clip", "c", "--out"),
     "clip": ("clip", "--out"),
-    "table": ("table", "results/x", "--markdown", "x.md", "--out"),
-    "markdown": ("table", "results/x", "--out", "x.csv", "--markdown"),
-    "overlays": ("evaluate", "A-150", "--weights", "w", "--out", "x.json", "--overlays"),
+    "table": ("table", "results/x", "--markdown", "x.md", "--differences", "d.csv", "--out"),
+    "markdown": ("table", "results/x", "--out", "x.csv", "--differences", "d.csv", "--markdown"),
     "predict": ("predict", "docs/miniature.png", "--out"),
     "export": ("export", "--out"),
 }
-FOLDERS = {"train", "overlays", "predict"}
+FOLDERS = {"train", "evaluate", "predict"}
 
 
 @pytest.mark.parametrize("name", OUTPUTS)

@@ -352,6 +352,27 @@ def scored_text(benchmark, variant):
     return text_embeddings(CATALOG.benchmarks[benchmark].dataset, variant)
 
 
+def data_of(benchmarks):
+    """Return the input function that says which data sets benchmarks need; names may be wildcards."""
+    return lambda wildcards: [
+        scored_data(name.format(**wildcards)) for name in benchmarks
+    ]
+
+
+def text_of(benchmarks):
+    """Return the input function of their text embeddings."""
+    return lambda wildcards: [
+        scored_text(name.format(**wildcards), wildcards.variant) for name in benchmarks
+    ]
+
+
+def entries_of(benchmarks):
+    """Return the function of their entries in the catalog."""
+    return lambda wildcards: [
+        catalog_entry("benchmarks", name.format(**wildcards)) for name in benchmarks
+    ]
+
+
 def shown(path, section, figure, form):
     """Mark a file for a section of the report; the caption is named after the figure."""
     return report(
@@ -371,7 +392,9 @@ def run_weights(wildcards):
     """Return the checkpoint a variant is evaluated with: its own, or the one its parameters name."""
     named = PARAMS.for_variant(wildcards.variant).weights
     if named is None:
-        return f"{RUN}/weights.safetensors"
+        return (
+            f"{folders([wildcards.variant], [wildcards.seed])[0]}/weights.safetensors"
+        )
     return named.format(experiment=EXPERIMENT, seed=wildcards.seed)
 
 

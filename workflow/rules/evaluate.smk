@@ -1,35 +1,48 @@
-# One evaluation per variant, seed and benchmark; names of training tell which classes were seen.
+# Scores of each variant and seed: a job per benchmark, or one job for all benchmarks of a run where
+# they are small. The names of the training classes tell which classes were seen.
 EVALUATION_GPUS = min(PARAMS.execution.gpus_per_worker, 1)
+GRID_HOME = f"{GRID_FOLDER}/{EXPERIMENT}"
+JOBS = {"": (RUN, ["{benchmark}"])}
+if PARAMS.execution.evaluate_together:
+    JOBS = {
+        "": (RUN.replace("{home}", EXPERIMENT), BENCHMARKS),
+        "_grid": (RUN.replace("{home}", GRID_HOME), ABLATION_BENCHMARKS),
+    }
 
+for SUFFIX, (FOLDER, NAMES) in JOBS.items():
+    OUT = f"{FOLDER}/evaluation"
 
-rule evaluate:
-    input:
-        data=lambda wildcards: scored_data(wildcards.benchmark),
-        text=lambda wildcards: scored_text(wildcards.benchmark, wildcards.variant),
-        weights=run_weights,
-        training_names=layout.stamp_path(ROOT, TRAINING_NAMES),
-    output:
-        scores=f"{RUN}/evaluation/{{benchmark}}.json",
-        overlays=directory(f"{RUN}/evaluation/{{benchmark}}"),
-        statistics=directory(f"{RUN}/evaluation/{{benchmark}}.statistics"),
-    log:
-        f"{RUN}/evaluation/{{benchmark}}.log",
-    benchmark:
-        f"{RUN}/evaluation/{{benchmark}}.benchmark.tsv"
-    conda:
-        "../../envs/environment.yaml"
-    threads: PARAMS.execution.loader_workers + 1
-    resources:
-        **needs(PARAMS.resources.evaluate, gpus=EVALUATION_GPUS),
-        first_gpu=EVALUATION_GPUS,
-    params:
-        settings=lambda wildcards: settings(EVALUATION_KEYS, wildcards.variant),
-        catalog=lambda wildcards: catalog_entry("benchmarks", wildcards.benchmark),
-        code=code_mark("evaluation.runner"),
-    message:
-        "Evaluate {wildcards.variant}, seed {wildcards.seed}, on {wildcards.benchmark}"
-    shell:
-        "maftp evaluate --code {params.code:q} {wildcards.benchmark:q} --variant {wildcards.variant:q}"
-        " --seed {wildcards.seed:q} --weights {input.weights:q} --text {input.text:q}"
-        " --out {output.scores:q} --overlays {output.overlays:q}"
-        " --statistics {output.statistics:q} --log {log:q}"
+    rule:
+        name:
+            f"evaluate{SUFFIX}"
+        input:
+            data=data_of(NAMES),
+            text=text_of(NAMES),
+            weights=run_weights,
+            training_names=layout.stamp_path(ROOT, TRAINING_NAMES),
+        output:
+            scores=[f"{OUT}/{name}.json" for name in NAMES],
+            overlays=[directory(f"{OUT}/{name}") for name in NAMES],
+            statistics=[directory(f"{OUT}/{name}.statistics") for name in NAMES],
+        log:
+            f"{OUT}/{NAMES[0] if len(NAMES) == 1 else 'all'}.log",
+        benchmark:
+            f"{OUT}/{NAMES[0] if len(NAMES) == 1 else 'all'}.benchmark.tsv"
+        conda:
+            "../../envs/environment.yaml"
+        threads: PARAMS.execution.loader_workers + 1
+        resources:
+            **needs(PARAMS.resources.evaluate, gpus=EVALUATION_GPUS),
+            first_gpu=EVALUATION_GPUS,
+        params:
+            benchmarks=NAMES,
+            folder=OUT,
+            settings=lambda wildcards: settings(EVALUATION_KEYS, wildcards.variant),
+            catalog=entries_of(NAMES),
+            code=code_mark("evaluation.runner"),
+        message:
+            "Evaluate {wildcards.variant}, seed {wildcards.seed}, on {params.benchmarks}"
+        shell:
+            "maftp evaluate --code {params.code:q} {params.benchmarks:q} --variant {wildcards.variant:q}"
+            " --seed {wildcards.seed:q} --weights {input.weights:q} --text {input.text:q}"
+            " --out {params.folder:q} --log {log:q}"

@@ -112,7 +112,7 @@ class SetCriterion(nn.Module):
         calls, queries = masks.shape[1:3]
         drawn = []
         for _ in range(calls):
-            matching = self.matcher.draw_points(share, device=masks.device)
+            points = self.matcher.draw_points(share, device=masks.device)
             pairs = draw_points(
                 share.pair_rows(queries),
                 num_points=self.num_points,
@@ -120,9 +120,11 @@ class SetCriterion(nn.Module):
                 importance_sample_ratio=self.importance_sample_ratio,
                 device=masks.device,
             )
-            drawn.append((torch.cat(matching), *pairs))
+            drawn.append((points, *pairs))
         matching, candidates, uniform = zip(*drawn[1:], drawn[0], strict=True)
-        return torch.stack(matching, dim=1), torch.stack(candidates), torch.stack(uniform)
+        by_call = torch.cat([points for images in matching for points in images])
+        by_image = by_call.unflatten(0, (calls, -1)).transpose(0, 1)
+        return by_image, torch.stack(candidates), torch.stack(uniform)
 
     def _class_loss(
         self, logits: Tensor, targets: Sequence[Mapping[str, Tensor]], matches: Matches

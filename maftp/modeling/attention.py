@@ -10,17 +10,15 @@ class Attention(nn.MultiheadAttention):
     """Attention over tokens (B, N, d), batch first and without dropout.
 
     PyTorch's module copies a mask for every head and turns it into numbers; here all heads share
-    one. Queries and keys that are the same tensor are projected together. Weights start as
-    Xavier's, biases at zero.
+    one. Queries and keys that are the same tensor are projected together.
     """
 
     def __init__(self, embed_dim: int, num_heads: int) -> None:
         """Set width and heads."""
         super().__init__(embed_dim, num_heads, batch_first=True)
-        nn.init.xavier_uniform_(self.out_proj.weight)
 
     def forward(  # type: ignore[override]  # no weights are returned
-        self, query: Tensor, key: Tensor, value: Tensor, *, blocked: Tensor | None = None
+        self, query: Tensor, key: Tensor, value: Tensor, *, bias: Tensor | None = None
     ) -> Tensor:
         """Attend from query (B, Q, d) to key and value (B, N, d); returns (B, Q, d).
 
@@ -28,14 +26,14 @@ class Attention(nn.MultiheadAttention):
             query: what looks.
             key: what is compared.
             value: what is read.
-            blocked: (B, 1, Q, N) bool, True where a query may not look; None: nowhere.
+            bias: (B, 1, Q, N), added to the logits of all heads; minus infinity hides.
         """
         heads = [
             part.unflatten(-1, (self.num_heads, -1)) for part in self._project(query, key, value)
         ]
         attended = F.scaled_dot_product_attention(
             *(part.transpose(1, 2) for part in heads),  # (B, heads, N, d / heads)
-            attn_mask=None if blocked is None else ~blocked,
+            attn_mask=bias,
         )
         return self.out_proj(attended.transpose(1, 2).flatten(2))
 

@@ -78,6 +78,7 @@ class TextImageAttention(nn.Module):
         self.multihead_attn = Attention(embed_dim, num_heads)
         self.norm = nn.LayerNorm(embed_dim)
         self.MLP = nn.Linear(embed_dim, embed_dim)
+        nn.init.xavier_uniform_(self.multihead_attn.out_proj.weight)
         if form == "panoptic":
             nn.init.zeros_(self.MLP.weight)
             nn.init.zeros_(self.MLP.bias)

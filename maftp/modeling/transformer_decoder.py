@@ -144,15 +144,18 @@ class TransformerDecoder(nn.Module):
 
     @torch.no_grad()
     def _blocked(self, output: Tensor, features: Tensor) -> Tensor:
-        """Tell where queries (B, Q, d) may not look on a memory map, (B, 1, Q, h * w) bool.
+        """Return minus infinity where queries (B, Q, d) may not look on a memory map, else zero.
 
         A query looks inside its own mask. Mask logits are linear in the features, so not masks but
         the features were resized to the map, (B, d, h, w), once for all layers.
+
+        Returns:
+            (B, 1, Q, h * w), to be added to the logits of the attention.
         """
-        logits = _product(self.mask_embed(self.decoder_norm(output)), features)
-        blocked = logits.flatten(2).sigmoid() < 0.5
+        logits = _product(self.mask_embed(self.decoder_norm(output)), features).flatten(2)
+        blocked = logits < 0
         blocked &= ~blocked.all(-1, keepdim=True)  # a row blocked everywhere would give NaN
-        return blocked[:, None]
+        return logits.new_zeros(()).masked_fill(blocked, -torch.inf)[:, None]
 
 
 @torch.no_grad()
@@ -171,14 +174,14 @@ class CrossAttentionLayer(nn.Module):
     def __init__(self, *, hidden_dim: int, num_heads: int) -> None:
         """Set width and heads."""
         super().__init__()
-        self.multihead_attn = Attention(hidden_dim, num_heads)
+        self.multihead_attn = _attention(hidden_dim, num_heads)
         self.norm = nn.LayerNorm(hidden_dim)
 
     def forward(
         self, output: Tensor, query_position: Tensor, values: Tensor, keys: Tensor, blocked: Tensor
     ) -> Tensor:
-        """Update queries (B, Q, d) from memory (B, N, d); True in `blocked` (B, 1, Q, N) hides."""
-        attended = self.multihead_attn(output + query_position, keys, values, blocked=blocked)
+        """Update queries (B, Q, d) from memory (B, N, d); `blocked` (B, 1, Q, N) is added."""
+        attended = self.multihead_attn(output + query_position, keys, values, bias=blocked)
         return self.norm(output + attended)
 
 
@@ -188,7 +191,7 @@ class SelfAttentionLayer(nn.Module):
     def __init__(self, *, hidden_dim: int, num_heads: int) -> None:
         """Set width and heads."""
         super().__init__()
-        self.self_attn = Attention(hidden_dim, num_heads)
+        self.self_attn = _attention(hidden_dim, num_heads)
         self.norm = nn.LayerNorm(hidden_dim)
 
     def forward(self, output: Tensor, query_position: Tensor) -> Tensor:
@@ -229,3 +232,10 @@ class Mlp(nn.Module):
         """Map (..., in_dim) to (..., out_dim)."""
         first, second, last = self.layers
         return last(F.relu(second(F.relu(first(x)))))
+
+
+def _attention(hidden_dim: int, num_heads: int) -> Attention:
+    """Multi-head attention with Xavier weights, also for the output projection, and zero biases."""
+    attention = Attention(hidden_dim, num_heads)
+    nn.init.xavier_uniform_(attention.out_proj.weight)
+    return attention

@@ -78,33 +78,19 @@ def gather_batch(batch: Batch, *, action: NextAction, worker: Worker) -> WholeBa
 
 
 def micro_batches(
-    batch: Batch, whole: WholeBatch, *, images: int | None, worker: Worker, fill: Tensor
+    batch: Batch, whole: WholeBatch, *, images: int | None, worker: Worker
 ) -> Iterator[tuple[Batch, BatchShare]]:
-    """Cut this worker's share into micro-batches, each padded to the size of the whole batch.
+    """Cut this worker's share into micro-batches, each to be padded to the size of the whole batch.
 
     Args:
         batch: this worker's share.
         whole: what `gather_batch` returned for it.
         images: images of a micro-batch, which divide the share; None takes all at once.
         worker: this worker among all.
-        fill: (3, 1, 1), the colour that becomes zero when images are normalised.
     """
     images = images or len(batch)
     for start in range(0, len(batch), images):
         part = list(batch[start : start + images])
-        part[0] = {**part[0], "image": _padded(part[0]["image"], whole.size, fill)}
+        part[0] = {**part[0], "canvas": whole.size}  # models pad the others to the largest
         first = worker.rank * len(batch) + start
         yield part, BatchShare(masks=whole.masks, first=first, images=images)
-
-
-def _padded(image: Tensor, size: tuple[int, int], fill: Tensor) -> Tensor:
-    """Return `image` (3, H, W) with `fill` at right and bottom; itself where it is large enough.
-
-    One image of full size is enough: models pad the others of a batch to the largest.
-    """
-    height, width = image.shape[-2:]
-    if (height, width) == size:
-        return image
-    padded = fill.to(image.device, torch.float32).repeat(1, *size)
-    padded[:, :height, :width] = image
-    return padded

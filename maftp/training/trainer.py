@@ -50,8 +50,7 @@ class Trainer:
         """Move the model to its device and join the other workers.
 
         Args:
-            model: offers `parameter_groups()` and `pixel_mean`; in training mode returns a dict of
-                weighted losses.
+            model: offers `parameter_groups()`; in training mode returns a dict of weighted losses.
             params: one variant of an experiment.
             seed: of the random points; they differ from step to step.
             folder: for what repeats a step whose loss is not finite.
@@ -62,7 +61,6 @@ class Trainer:
         self._folder = folder
         self._worker = worker
         model.to(worker.device).train()
-        self._fill = model.pixel_mean.cpu()
         self._optimizer = build_optimizer(model, model.parameter_groups(), params=params)
         self._scheduler = build_scheduler(self._optimizer, params=params)
         scaled = params.train.amp and params.train.amp_dtype == "float16"
@@ -90,7 +88,7 @@ class Trainer:
             TrainingError: a loss is not finite, or memory does not suffice; names the step.
         """
         images = self._params.execution.micro_batch_size
-        cut = list(micro_batches(batch, whole, images=images, worker=self._worker, fill=self._fill))
+        cut = list(micro_batches(batch, whole, images=images, worker=self._worker))
         done: list[_Done] = []
         for index, (part, share) in enumerate(cut):
             with self._together(index == len(cut) - 1):

@@ -19,11 +19,11 @@ def attention():
 
 def test_masked_attention_is_that_of_pytorch(attention):
     query, key, value = (torch.randn(2, count, 32) for count in (5, 12, 12))
-    blocked = torch.rand(2, 1, 5, 12) > 0.5
+    bias = torch.randn(2, 1, 5, 12).masked_fill(torch.rand(2, 1, 5, 12) > 0.5, -torch.inf)
     expected, _ = MultiheadAttention.forward(
-        attention, query, key, value, attn_mask=blocked[:, 0].repeat_interleave(4, dim=0)
+        attention, query, key, value, attn_mask=bias[:, 0].repeat_interleave(4, dim=0)
     )
-    torch.testing.assert_close(attention(query, key, value, blocked=blocked), expected)
+    torch.testing.assert_close(attention(query, key, value, bias=bias), expected)
 
 
 def test_queries_and_keys_are_projected_together(attention):

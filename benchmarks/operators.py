@@ -12,7 +12,6 @@ from typing import Any
 
 import measure
 import subject
-import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from maftp.api import experiment_params

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from detectron2.structures import BitMasks, ImageList
+from detectron2.structures import ImageList
 from torch import Tensor, nn
 
 from maftp.data.vocabulary import seen_categories
@@ -115,7 +115,8 @@ class Segmenter(nn.Module):
 
         Args:
             batched_inputs: per image `image` (3, H0, W0) RGB in 0..255; optionally `height` and
-                `width` of the output, and `canvas` (see `preprocess`); in training `instances` with `gt_classes` and `gt_masks`.
+                `width` of the output, and `canvas` (see `preprocess`); in training `instances` with
+                `gt_classes` and `gt_masks`: (G, H0, W0), or an object whose `tensor` that is.
 
         Returns:
             In training weighted losses by name, to be summed. Otherwise per image `sem_seg`
@@ -260,9 +261,9 @@ class Segmenter(nn.Module):
         """Pad the ground truth to the batch's size: labels (G,) int64, masks (G, H, W) bool."""
         targets = []
         for item in batched_inputs:
-            instances = item["instances"].to(self.device)
+            instances = item["instances"].to(self.device, non_blocking=True)
             masks = instances.gt_masks
-            masks = masks.tensor if isinstance(masks, BitMasks) else masks
+            masks = masks if isinstance(masks, Tensor) else masks.tensor
             padding = (0, size[1] - masks.shape[-1], 0, size[0] - masks.shape[-2])
             padded = F.pad(masks.bool(), padding)
             targets.append({"labels": instances.gt_classes.long(), "masks": padded})

@@ -28,14 +28,27 @@ class Worker:
     world_size: int = 1
     device: torch.device = torch.device("cpu")
 
+    host: torch.distributed.ProcessGroup | None = None
+    """All workers, to exchange numbers of their hosts; None: the default group does."""
+
     def gather(self, values: Tensor) -> Tensor:
-        """Return the values (N,) of every worker as (world_size, N) on the CPU, by rank."""
+        """Return the host's values (N,) of every worker as (world_size, N), by rank."""
         if self.world_size == 1:
             return values.cpu()[None]
-        values = values.to(self.device)
+        values = values.cpu()
         everyone = [torch.empty_like(values) for _ in range(self.world_size)]
-        torch.distributed.all_gather(everyone, values)
-        return torch.stack(everyone).cpu()
+        torch.distributed.all_gather(everyone, values, group=self.host)
+        return torch.stack(everyone)
+
+
+def host_group() -> torch.distributed.ProcessGroup | None:
+    """Return a group of all workers over gloo, if the default group is of GPUs; all call it.
+
+    Numbers that a host has and another wants need no GPU, which would have to catch up first.
+    """
+    if torch.distributed.get_backend() == "gloo":
+        return None
+    return torch.distributed.new_group(backend="gloo")
 
 
 class NextAction(IntEnum):

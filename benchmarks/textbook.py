@@ -8,9 +8,11 @@ the method and its costs:
   detached afterwards, and once for the losses of CLIP;
 - deformable attention keeps the samples of all levels;
 - a class takes the best of its names in a Python loop over the classes;
+- every prediction call of the decoder makes its masks and class logits on its own, at full size and
+  with gradients to all of them, and layers look where those masks, resized, are positive;
 - every prediction call turns the ground-truth masks into numbers anew, for matching and for the
   losses, and every image's costs are brought to the host on their own;
-- attention returns its weights, which nobody reads;
+- attention gets a mask for every head, and returns its weights, which nobody reads;
 - the mask-aware loss resizes all masks to full size for every ground-truth mask;
 - evaluation makes the scores of all classes at every pixel, all class logits of the decoder, and
   resizes the scores.
@@ -27,14 +29,19 @@ import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
+from torch.nn import MultiheadAttention
 
 from maftp.losses.criterion import SetCriterion, count_masks, dice_loss, mask_loss
 from maftp.losses.matcher import pairwise_dice_cost
 from maftp.losses.point_sampling import sample_points
+from maftp.losses.predictions import Predictions
 from maftp.modeling import maft_plus, pixel_decoder, segmenter, transformer_decoder
 from maftp.modeling.content_dependent_transfer import TextImageAttention
 from maftp.modeling.maft_plus import MaftPlus
+from maftp.modeling.mask_classification import mask_pool
+from maftp.modeling.position_encoding import sine_encoding
 from maftp.modeling.transformer_decoder import (
+    NUM_LEVELS,
     CrossAttentionLayer,
     SelfAttentionLayer,
     TransformerDecoder,
@@ -49,6 +56,7 @@ def textbook_step() -> Iterator[None]:
         (transformer_decoder, "classify", classify),
         (maft_plus, "classify", classify),
         (maft_plus, "mask_aware_loss", mask_aware_loss),
+        (TransformerDecoder, "forward", decode),
         (MaftPlus, "_head_features", second_pass),
         (SetCriterion, "forward", criterion),
         *_ATTENTION,
@@ -59,17 +67,11 @@ def textbook_step() -> Iterator[None]:
 @contextmanager
 def textbook_evaluation() -> Iterator[None]:
     """Compute results of images the plain way."""
-    decode = TransformerDecoder.forward
-
-    def with_all_logits(decoder: TransformerDecoder, *args: Any, **options: Any) -> Any:
-        outputs = decode(decoder, *args, **options | {"auxiliary": True})
-        return {name: outputs[name] for name in ("pred_logits", "pred_masks")}
-
     with _replaced(
         (pixel_decoder, "ms_deform_attn", deformable_attention),
         (transformer_decoder, "classify", classify),
         (maft_plus, "classify", classify),
-        (TransformerDecoder, "forward", with_all_logits),
+        (TransformerDecoder, "forward", decode),
         (segmenter, "label_map", label_map),
         *_ATTENTION,
     ):
@@ -112,6 +114,61 @@ def classify(embeddings: Tensor, text: Tensor, logit_scale: Tensor, rows: Tensor
     return torch.stack(columns, dim=-1)
 
 
+class Calls:
+    """Tensors (B, ...) of the prediction calls, read as if they were one of (B, L, ...)."""
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self.tensors = tensors
+
+    def __getitem__(self, place: tuple[slice, int]) -> Tensor:
+        images, call = place
+        return self.tensors[call][images]
+
+
+def decode(
+    self: TransformerDecoder,
+    mask_features: Tensor,
+    memory: Sequence[Tensor],
+    text: Tensor,
+    rows: Tensor,
+    *,
+    auxiliary: bool,
+) -> Predictions:
+    """Predict masks and classes before the first layer and after each, whoever needs them."""
+    tokens, positions = [], []
+    for level, feature in enumerate(memory):
+        channels, height, width = feature.shape[1:]
+        tokens.append(feature.flatten(2).transpose(1, 2) + self.level_embed.weight[level])
+        positions.append(sine_encoding(height, width, channels, device=feature.device))
+    output = self.query_feat.weight.expand(len(mask_features), -1, -1)
+    calls = [_predict(self, output, mask_features, text, rows)]
+    for index, (attend, interact, transform) in enumerate(self._layers()):
+        level = index % NUM_LEVELS
+        size = memory[level].shape[-2:]
+        masks = F.interpolate(calls[-1][1], size=size, mode="bilinear", align_corners=False)
+        blocked = (masks.sigmoid().flatten(2) < 0.5).detach()
+        blocked[blocked.all(-1)] = False
+        blocked = blocked.repeat_interleave(self.num_heads, dim=0)
+        output = attend(output, self.query_embed.weight, tokens[level], positions[level], blocked)
+        output = transform(interact(output, self.query_embed.weight))
+        calls.append(_predict(self, output, mask_features, text, rows))
+    logits, masks = (Calls(tensors) for tensors in zip(*calls, strict=True))
+    return Predictions(logits=logits, masks=masks, embeddings=None, features=mask_features)  # type: ignore[arg-type]
+
+
+def _predict(
+    self: TransformerDecoder, output: Tensor, mask_features: Tensor, text: Tensor, rows: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return class logits and masks of one call."""
+    output = self.decoder_norm(output)
+    masks = torch.einsum("bqc,bchw->bqhw", self.mask_embed(output), mask_features)
+    pooled = self._mask_pooling_proj(mask_pool(mask_features, masks))
+    logits = transformer_decoder.classify(
+        self.class_embed(pooled + output), text, self.logit_scale, rows
+    )
+    return logits, masks
+
+
 def mask_aware_loss(
     clip_logits: Tensor, mask_logits: Tensor, targets: Sequence[Mapping[str, Tensor]]
 ) -> Tensor:
@@ -121,7 +178,7 @@ def mask_aware_loss(
     for image, target in enumerate(targets):
         wanted = target["masks"].float()
         masks = F.interpolate(
-            mask_logits[image, None].sigmoid(), size=wanted.shape[-2:], mode="bilinear",
+            mask_logits[image, None].detach().sigmoid(), size=wanted.shape[-2:], mode="bilinear",
             align_corners=False,
         )[0]  # fmt: skip
         masks = masks[None].repeat(len(wanted), 1, 1, 1)  # (G, Q, H, W)
@@ -141,24 +198,25 @@ def second_pass(model: MaftPlus, features: Mapping[str, Tensor], images: Tensor)
 
 
 def criterion(
-    self: SetCriterion, outputs: Mapping[str, Any], targets: Sequence[Mapping[str, Tensor]]
+    self: SetCriterion, predictions: Predictions, targets: Sequence[Mapping[str, Tensor]]
 ) -> dict[str, Tensor]:
     """Match and compare each prediction call on its own."""
-    num_masks = count_masks(targets, device=outputs["pred_masks"].device)
-    losses = _losses_of_call(self, outputs, targets, num_masks)
-    for index, auxiliary in enumerate(outputs["aux_outputs"]):
-        for name, loss in _losses_of_call(self, auxiliary, targets, num_masks).items():
+    num_masks = count_masks(targets)
+    calls = list(zip(predictions.logits.tensors, predictions.masks.tensors, strict=True))
+    losses = _losses_of_call(self, *calls[-1], targets, num_masks)
+    for index, call in enumerate(calls[:-1]):
+        for name, loss in _losses_of_call(self, *call, targets, num_masks).items():
             losses[f"{name}_{index}"] = loss
     return losses
 
 
 def _losses_of_call(
     self: SetCriterion,
-    outputs: Mapping[str, Tensor],
+    logits: Tensor,
+    masks: Tensor,
     targets: Sequence[Mapping[str, Tensor]],
-    num_masks: Tensor,
+    num_masks: float,
 ) -> dict[str, Tensor]:
-    logits, masks = outputs["pred_logits"], outputs["pred_masks"]
     matches = [
         _match(self, logits[image], masks[image], target) for image, target in enumerate(targets)
     ]
@@ -224,6 +282,18 @@ def label_map(scores: Tensor, masks: Tensor, frame: Any, *, masks_first: bool) -
     return (semantic if masks_first else frame.fit(semantic)).argmax(0)
 
 
+def _attend(
+    attention: MultiheadAttention,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None = None,
+) -> Tensor:
+    return MultiheadAttention.forward(
+        attention, query, key, value, attn_mask=mask, need_weights=True
+    )[0]
+
+
 def cross_attention(
     self: CrossAttentionLayer,
     output: Tensor,
@@ -233,8 +303,8 @@ def cross_attention(
     mask: Tensor,
 ) -> Tensor:
     """Attend with weights averaged over heads and returned."""
-    attended, _ = self.multihead_attn(
-        output + query_position, memory + position, memory, attn_mask=mask, need_weights=True
+    attended = _attend(
+        self.multihead_attn, output + query_position, memory + position, memory, mask
     )
     return self.norm(output + attended)
 
@@ -242,14 +312,12 @@ def cross_attention(
 def self_attention(self: SelfAttentionLayer, output: Tensor, query_position: Tensor) -> Tensor:
     """Attend with weights averaged over heads and returned."""
     query = output + query_position
-    attended, _ = self.self_attn(query, query, output, need_weights=True)
-    return self.norm(output + attended)
+    return self.norm(output + _attend(self.self_attn, query, query, output))
 
 
 def transfer(self: TextImageAttention, text: Tensor, tokens: Tensor, code: Tensor) -> Tensor:
     """Attend with weights averaged over heads and returned."""
-    attended, _ = self.multihead_attn(text, tokens + code, tokens, need_weights=True)
-    change = self.MLP(attended)
+    change = self.MLP(_attend(self.multihead_attn, text, tokens + code, tokens))
     return self.norm(text + change) if self.form == "semantic" else text + self.norm(change)
 
 

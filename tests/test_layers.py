@@ -16,6 +16,7 @@ BASE = {
     "yaml_file",
     "credentials",
     "memory",
+    "constants",
     "results",
 }
 ALLOWED = {
@@ -26,6 +27,7 @@ ALLOWED = {
     "grid": set(),
     "credentials": set(),
     "memory": set(),
+    "constants": set(),
     "files": {"errors"},
     "yaml_file": {"errors", "files"},
     "results": {"errors", "grid"},
@@ -34,7 +36,7 @@ ALLOWED = {
     "ops": BASE,
     "data": BASE,
     "tracking": BASE,
-    "losses": {"errors", "config"},
+    "losses": {"constants", "errors", "config"},
     "modeling": BASE | {"ops", "losses", "data.vocabulary"},
     "needs": {"config", "data.catalog"},
     "machine": BASE | {"data.catalog", "data.layout"},

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.data.common import DatasetFromList
+from detectron2.structures import Instances
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
@@ -38,6 +39,7 @@ def training_batches(
     rank: int = 0,
     world_size: int = 1,
     num_workers: int = 0,
+    pin_memory: bool = False,
 ) -> Iterator[list[Item]]:
     """Yield this worker's share of batch `start_iteration` and of all that follow, for ever.
 
@@ -50,6 +52,7 @@ def training_batches(
         rank: this worker among `world_size`.
         world_size: number of workers.
         num_workers: loader processes; 0 loads here.
+        pin_memory: put what goes to a GPU where it can take it by itself.
 
     Raises:
         DataError: no record can be trained on, or an image or label is missing or damaged.
@@ -70,7 +73,8 @@ def training_batches(
         _Samples(records, mapper, seed),
         batch_sampler=batches,  # type: ignore[arg-type]  # any iterable of lists will do
         num_workers=num_workers,
-        collate_fn=_as_list,
+        collate_fn=_Items,
+        pin_memory=pin_memory,
         generator=torch.Generator().manual_seed(seed),  # leaves torch's global generator alone
     )
     for batch in loader:
@@ -125,5 +129,16 @@ class _Samples(TorchDataset):
             return error
 
 
-def _as_list(items: list[Item | MaftpError]) -> list[Item | MaftpError]:
-    return items
+class _Items(list[Item | MaftpError]):
+    """The items of a batch; `DataLoader` finds `pin_memory` and would not look into them itself."""
+
+    def pin_memory(self) -> _Items:
+        """Pin images and ground truth."""
+        return _Items(item if isinstance(item, MaftpError) else _pinned(item) for item in self)
+
+
+def _pinned(item: Item) -> Item:
+    instances = item["instances"]
+    fields = {name: value.pin_memory() for name, value in instances.get_fields().items()}
+    pinned = Instances(instances.image_size, **fields)
+    return item | {"image": item["image"].pin_memory(), "instances": pinned}

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.data.transforms import ResizeShortestEdge
-from detectron2.structures import BitMasks, Instances
+from detectron2.structures import Instances
 from PIL import Image
 
 from maftp.config import Params
+from maftp.data.disjoint_masks import DisjointMasks
 from maftp.data.images import read_label, read_rgb, segment_ids
 from maftp.data.records import Record
 from maftp.errors import DataError
@@ -45,7 +46,7 @@ class SemanticMapper:
     def __call__(self, record: Record, rng: np.random.Generator) -> dict[str, Any]:
         """Return `image` (3, H, W) u8 RGB, `height` and `width` of the file, and `instances`.
 
-        `instances` holds `gt_classes` (G,), ascending, and `gt_masks`, BitMasks (G, H, W).
+        `instances` holds `gt_classes` (G,), ascending, and `gt_masks`, DisjointMasks (G, H, W).
         G may be 0.
 
         Raises:
@@ -60,7 +61,7 @@ class SemanticMapper:
             resized, target = resized[:, ::-1], target.flip(1)
         present = torch.bincount(target.flatten().int()).nonzero().flatten()
         classes = present[present != self.ignore_label]
-        masks = target[None] == classes[:, None, None].to(target.dtype)
+        masks = DisjointMasks(target, classes)
         return _item(record, resized, image.shape, classes, masks)
 
 
@@ -101,7 +102,7 @@ class PanopticMapper:
         segments = [segment for segment in record["segments_info"] if not segment["iscrowd"]]
         classes = torch.tensor([segment["category_id"] for segment in segments], dtype=torch.int64)
         wanted = torch.tensor([segment["id"] for segment in segments], dtype=torch.int32)
-        masks = torch.from_numpy(ids)[None] == wanted[:, None, None]
+        masks = DisjointMasks(torch.from_numpy(ids), wanted)
         return _item(record, crop, image.shape, classes, masks)
 
 
@@ -207,11 +208,11 @@ def _item(
     image: np.ndarray,
     original: tuple[int, ...],
     classes: torch.Tensor,
-    masks: torch.Tensor,
+    masks: DisjointMasks,
 ) -> dict[str, Any]:
     instances = Instances((image.shape[0], image.shape[1]))
     instances.gt_classes = classes
-    instances.gt_masks = BitMasks(masks)
+    instances.gt_masks = masks
     return {
         "file_name": record["file_name"],
         "image_id": record["image_id"],

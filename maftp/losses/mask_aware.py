@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from maftp.constants import constant
 from maftp.losses.batch_share import current_share
 
 
@@ -79,6 +80,7 @@ def soft_iou(mask_logits: Tensor, targets: Tensor) -> Tensor:
         return overlap / (area - overlap + 1e-7)
 
 
+@constant
 def _resize_matrix(size: int, resized: int, *, device: torch.device) -> Tensor:
     """Return the bilinear resize along one axis as a matrix (resized, size), half-pixel centres."""
     identity = torch.eye(size, device=device)[None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,41 +11,50 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maftp.losses.batch_share import BatchShare, current_share
-from maftp.losses.point_sampling import sample_masks, sample_points
+from maftp.losses.batch_share import BatchShare
+from maftp.losses.point_sampling import sample_points
 
 if TYPE_CHECKING:
     from maftp.config import Params
 
-Matches = Sequence[tuple[Tensor, Tensor]]
-"""Per image the matched queries and their targets."""
+
+@dataclass(frozen=True)
+class Matches:
+    """Matched pairs: in each of L calls N, image after image, and by query within an image."""
+
+    counts: tuple[int, ...]
+    """Pairs of every image, min(Q, G); N in all."""
+    queries: Tensor
+    """(L, N) indices into the queries of all images and calls, (B, L, Q) flattened."""
+    targets: Tensor
+    """(L, N) indices into the targets of all images, one image's after the other's."""
 
 
 def pairwise_mask_cost(logits: Tensor, labels: Tensor) -> Tensor:
     """Binary cross-entropy of every prediction with every target, averaged over points.
 
     Args:
-        logits: (Q, P).
-        labels: (G, P) in [0, 1].
+        logits: (..., Q, P).
+        labels: (..., G, P) in [0, 1].
 
     Returns:
-        (Q, G).
+        (..., Q, G).
     """
     # softplus(-x) t + softplus(x) (1 - t) = softplus(x) - x t
-    cost = F.softplus(logits).sum(1)[:, None] - logits @ labels.T
-    return cost / logits.shape[1]
+    cost = F.softplus(logits).sum(-1, keepdim=True) - logits @ labels.mT
+    return cost / logits.shape[-1]
 
 
 def pairwise_dice_cost(logits: Tensor, labels: Tensor) -> Tensor:
     """Dice distance of every prediction and every target, smoothed by one; shapes as above."""
     probabilities = logits.sigmoid()
-    overlap = 2 * (probabilities @ labels.T)
-    total = probabilities.sum(1)[:, None] + labels.sum(1)[None, :]
+    overlap = 2 * (probabilities @ labels.mT)
+    total = probabilities.sum(-1, keepdim=True) + labels.sum(-1)[..., None, :]
     return 1 - (overlap + 1) / (total + 1)
 
 
 class HungarianMatcher(nn.Module):
-    """Solves the assignment of queries to ground-truth masks, image by image."""
+    """Solves the assignment of queries to ground-truth masks, image by image and call by call."""
 
     def __init__(
         self, *, class_weight: float, mask_weight: float, dice_weight: float, num_points: int
@@ -67,75 +77,73 @@ class HungarianMatcher(nn.Module):
             num_points=train.num_points,
         )
 
-    def forward(
-        self, outputs: Mapping[str, Tensor], targets: Sequence[Mapping[str, Tensor]]
-    ) -> Matches:
-        """Match one prediction call at points drawn for it; see `match`."""
-        points = self.draw_points(current_share(targets), device=outputs["pred_masks"].device)
-        return self.match([outputs], targets, [points])[0]
-
     def draw_points(self, share: BatchShare, *, device: torch.device) -> list[Tensor]:
         """Draw the points of one prediction call: (1, P, 2) uniform in [0, 1] per image."""
         return share.rand_per_image(self.num_points, 2, device=device)
 
     @torch.no_grad()
-    def match(
+    def forward(
         self,
-        calls: Sequence[Mapping[str, Tensor]],
+        logits: Tensor,
+        masks: Tensor,
         targets: Sequence[Mapping[str, Tensor]],
-        points: Sequence[Sequence[Tensor]],
-    ) -> list[Matches]:
-        """Match several prediction calls; the costs of all come to the host together.
+        points: Tensor,
+    ) -> Matches:
+        """Match all prediction calls; the costs of all come to the host together.
 
         Args:
-            calls: mappings with "pred_logits" (B, Q, K+1) and "pred_masks" (B, Q, h, w).
+            logits: (B, L, Q, K + 1) class logits.
+            masks: (B, L, Q, h, w) mask logits.
             targets: per image "labels" (G,) and "masks" (G, H, W) bool.
-            points: per call and image (1, P, 2), shared by all masks of the image.
-
-        Returns:
-            Per call and image the indices of matched queries, ascending, and of their targets, both
-            min(Q, G) long and on the device of the predictions.
+            points: (B, L, P, 2), shared by all masks of an image in a call.
         """
-        device = calls[0]["pred_masks"].device
-        with torch.autocast(device.type, enabled=False):
+        with torch.autocast(masks.device.type, enabled=False):
+            probabilities = logits.float().softmax(-1)
             costs = [
-                self._cost(call["pred_logits"][image].float(), masks.float(), target, place)
-                for call, places in zip(calls, points, strict=True)
-                for image, (masks, target, place) in enumerate(
-                    zip(call["pred_masks"], targets, places, strict=True)
-                )
+                self._cost(probabilities[image], masks[image].float(), target, points[image])
+                for image, target in enumerate(targets)
             ]
-        pairs = _assign(costs, device)
-        count = len(targets)
-        return [pairs[start : start + count] for start in range(0, len(pairs), count)]
+        return _assign(costs, masks.device)
 
     def _cost(
-        self, logits: Tensor, masks: Tensor, target: Mapping[str, Tensor], points: Tensor
+        self, probabilities: Tensor, masks: Tensor, target: Mapping[str, Tensor], points: Tensor
     ) -> Tensor:
-        """Return the cost (Q, G) of one image."""
+        """Return the cost (L, Q, G) of one image."""
+        calls, queries = masks.shape[:2]
         if len(target["labels"]) == 0:
-            return masks.new_zeros(len(masks), 0)
-        predicted = sample_points(masks[None], points)[0]  # (Q, P)
-        labels = sample_masks(target["masks"], points[0])  # (G, P)
-        class_cost = -logits.softmax(-1)[:, target["labels"]]
+            return masks.new_zeros(calls, queries, 0)
+        predicted = sample_points(masks, points)  # (L, Q, P)
+        wanted = sample_points(target["masks"][None].float(), points.flatten(0, 1)[None])
+        labels = wanted[0].unflatten(1, (calls, -1)).transpose(0, 1)  # (L, G, P)
         return (
             self.mask_weight * pairwise_mask_cost(predicted, labels)
-            + self.class_weight * class_cost
+            - self.class_weight * probabilities[..., target["labels"]]
             + self.dice_weight * pairwise_dice_cost(predicted, labels)
         )
 
 
-def _assign(costs: Sequence[Tensor], device: torch.device) -> list[tuple[Tensor, Tensor]]:
-    """Solve the assignments of costs (Q, G_i) with one transfer there and one back."""
-    from scipy.optimize import linear_sum_assignment  # a second to import, for training alone
-
+def _assign(costs: Sequence[Tensor], device: torch.device) -> Matches:
+    """Solve the assignments of costs (L, Q, G_i) with one transfer there and one back."""
     # SciPy refuses NaN; a diverged prediction shall reach the loss, where the loop names images.
     flat = torch.nan_to_num(torch.cat([cost.flatten() for cost in costs])).cpu()
     parts = flat.split([cost.numel() for cost in costs])
-    solved = [
-        np.stack(linear_sum_assignment(part.view(cost.shape).numpy()))
-        for part, cost in zip(parts, costs, strict=True)
-    ]
-    pairs = torch.from_numpy(np.concatenate(solved, axis=1)).to(device)  # (2, number of pairs)
-    queries, targets = (row.split([part.shape[1] for part in solved]) for row in pairs)
-    return list(zip(queries, targets, strict=True))
+    solved, before = [], 0
+    for image, (part, cost) in enumerate(zip(parts, costs, strict=True)):
+        pairs = _solve(part.view(cost.shape).numpy())  # (2, L, n)
+        calls, queries, targets = cost.shape
+        pairs[0] += ((image * calls + np.arange(calls)) * queries)[:, None]
+        pairs[1] += before
+        before += targets
+        solved.append(pairs)
+    found = torch.from_numpy(np.concatenate(solved, axis=2))
+    if device.type == "cuda":  # from pinned memory the host does not wait for the copy
+        found = found.pin_memory()
+    queries, targets = found.to(device, non_blocking=True)
+    return Matches(tuple(pairs.shape[2] for pairs in solved), queries, targets)
+
+
+def _solve(costs: np.ndarray) -> np.ndarray:
+    """Return for every call's cost, (L, Q, G) in all, the pairs of query and target, (2, L, n)."""
+    from scipy.optimize import linear_sum_assignment  # a second to import, for training alone
+
+    return np.stack([np.stack(linear_sum_assignment(cost)) for cost in costs], axis=1)

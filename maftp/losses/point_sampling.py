@@ -27,42 +27,6 @@ def sample_points(maps: Tensor, points: Tensor) -> Tensor:
     return F.grid_sample(maps, grid, padding_mode="zeros", align_corners=False).squeeze(3)
 
 
-@torch.no_grad()
-def sample_masks(masks: Tensor, points: Tensor, rows: Tensor | None = None) -> Tensor:
-    """Read binary masks at points, as `sample_points` does, without making numbers of all pixels.
-
-    Args:
-        masks: (G, H, W) bool.
-        points: (P, 2) in [0, 1] for all masks, or (N, P, 2) for the masks `rows`.
-        rows: (N,) which mask each row of points reads.
-
-    Returns:
-        (G, P) or (N, P) float32 in [0, 1].
-    """
-    height, width = masks.shape[1:]
-    sizes = points.new_tensor((width, height))
-    places = points * sizes - 0.5
-    corner = places.floor()  # upper left neighbour, x first
-    share = places - corner
-    flat = masks.flatten(1)
-    total = None
-    for down in (0, 1):
-        for right in (0, 1):
-            x, y = corner[..., 0] + right, corner[..., 1] + down
-            inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-            pixel = torch.where(inside, y.long() * width + x.long(), 0)  # (P,) or (N, P)
-            weight = _side(share[..., 0], right) * _side(share[..., 1], down) * inside
-            values = flat[:, pixel] if rows is None else flat[rows[:, None], pixel]
-            part = values * weight
-            total = part if total is None else total + part
-    assert total is not None
-    return total
-
-
-def _side(share: Tensor, after: int) -> Tensor:
-    return share if after else 1 - share
-
-
 def draw_points(
     rows: Rows,
     *,
@@ -101,7 +65,7 @@ def keep_uncertain(mask_logits: Tensor, candidates: Tensor, uniform: Tensor, cou
     Returns:
         (N, count + R, 2), the kept points first.
     """
-    uncertainty = -sample_points(mask_logits, candidates).squeeze(1).abs()
-    kept = uncertainty.topk(count, dim=1, sorted=False).indices
+    certainty = sample_points(mask_logits, candidates).squeeze(1).abs()
+    kept = certainty.topk(count, dim=1, largest=False, sorted=False).indices
     uncertain = candidates.gather(1, kept.unsqueeze(2).expand(-1, -1, 2))
     return torch.cat([uncertain, uniform], dim=1)

@@ -33,9 +33,10 @@ def representation_compensation_loss(
     """
     check_width(student.shape[-1], scales=scales)
     with torch.autocast(student.device.type, enabled=False):
-        return F.smooth_l1_loss(
-            _descriptor(student.float(), scales), _descriptor(teacher.detach().float(), scales)
-        )
+        # All that follows the cut at zero is linear: the difference of the maps goes through once.
+        difference = student.float().clamp(min=0) - teacher.detach().float().clamp(min=0)
+        error = _descriptor(difference, scales)
+        return F.smooth_l1_loss(error, torch.zeros_like(error))
 
 
 def check_width(width: int, *, scales: Sequence[int]) -> None:
@@ -55,7 +56,6 @@ def check_width(width: int, *, scales: Sequence[int]) -> None:
 def _descriptor(features: Tensor, scales: Sequence[int]) -> Tensor:
     """Return row and column sums at every scale, (B, 2 C (n_1 + n_2 + ...))."""
     height, width = features.shape[-2:]
-    features = features.clamp(min=0)
     if height != width:
         side = max(height, width)
         features = F.interpolate(features, size=(side, side), mode="bilinear", align_corners=False)

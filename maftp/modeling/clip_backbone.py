@@ -18,6 +18,7 @@ from maftp.errors import CheckpointError, MaftpError, ParamsError
 from maftp.files import atomic_path
 from maftp.modeling.checkpoint import clip_entries, fit_state
 from maftp.modeling.checkpoint_file import read_state
+from maftp.modeling.convnext import adopt
 from maftp.modeling.tensor_files import save_tensors
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class ClipBackbone(nn.Module):
                 f"clip.model: the visual tower is a {type(trunk or clip_model.visual).__name__}; "
                 "choose an open_clip model with a ConvNeXt tower"
             )
+        adopt(trunk)
         self.clip_model = clip_model
         self.tokenizer = tokenizer
         self.stochastic_depth = stochastic_depth

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor, nn
 
+from maftp.modeling.attention import Attention
 from maftp.modeling.position_encoding import sine_encoding
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class TextImageAttention(nn.Module):
         """Set width and heads; the panoptic form starts as the identity."""
         super().__init__()
         self.form = form
-        self.multihead_attn = nn.MultiheadAttention(embed_dim, num_heads, batch_first=True)
+        self.multihead_attn = Attention(embed_dim, num_heads)
         self.norm = nn.LayerNorm(embed_dim)
         self.MLP = nn.Linear(embed_dim, embed_dim)
         nn.init.xavier_uniform_(self.multihead_attn.out_proj.weight)
@@ -84,10 +85,7 @@ class TextImageAttention(nn.Module):
 
     def forward(self, text: Tensor, tokens: Tensor, code: Tensor) -> Tensor:
         """Update text (B, R, D) from tokens (B, N, D) with position code (N, D)."""
-        attended, _ = self.multihead_attn(
-            query=text, key=tokens + code, value=tokens, need_weights=False
-        )
-        change = self.MLP(attended)
+        change = self.MLP(self.multihead_attn(text, tokens + code, tokens))
         if self.form == "semantic":
             return self.norm(text + change)
         return text + self.norm(change)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from maftp.errors import MaftpError
+from maftp.losses.predictions import Predictions
 from maftp.modeling.mask_classification import (
     classify,
     geometric_ensemble,
@@ -61,10 +62,10 @@ class FCCLIP(Segmenter):
                 "set_training_vocabulary(names) first"
             )
         outputs, dense = self._outputs(images, text, rows)
-        masks = outputs["pred_masks"]
+        masks = outputs.masks[:, -1]
         pooled = self.backbone.visual_head(mask_pool(dense, masks))  # (B, Q, D)
         scores = geometric_ensemble(
-            outputs["pred_logits"],
+            outputs.logits[:, -1],
             classify(pooled, text, self.backbone.logit_scale, rows),
             seen,
             alpha=self.alpha,
@@ -73,7 +74,7 @@ class FCCLIP(Segmenter):
         )
         return scores, masks
 
-    def _outputs(self, images: Tensor, text: Tensor, rows: Tensor) -> tuple[dict[str, Any], Tensor]:
+    def _outputs(self, images: Tensor, text: Tensor, rows: Tensor) -> tuple[Predictions, Tensor]:
         """Return what the head predicts, and CLIP's dense features."""
         with torch.no_grad():
             features = self.backbone(images)  # res2..res5

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from maftp.errors import TrainingError
 from maftp.losses.mask_aware import mask_aware_loss
+from maftp.losses.predictions import Predictions
 from maftp.losses.representation_compensation import representation_compensation_loss
 from maftp.modeling.clip_backbone import ClipBackbone
 from maftp.modeling.content_dependent_transfer import ContentDependentTransfer
@@ -77,7 +78,7 @@ class MaftPlus(Segmenter):
         """Train the head on detached features, and CLIP; see `Segmenter.losses`."""
         outputs, dense, clip_logits = self._outputs(images, text, rows)
         losses = self.criterion(outputs, targets)
-        masks = outputs["pred_masks"].detach()
+        masks = outputs.masks[:, -1]
         return losses | self._clip_losses(clip_logits, masks, targets, images, dense)
 
     def scores(
@@ -85,19 +86,18 @@ class MaftPlus(Segmenter):
     ) -> tuple[Tensor, Tensor]:
         """Let CLIP decide the class and the head whether there is one; see `Segmenter.scores`."""
         outputs, _, clip_logits = self._outputs(images, text, rows)
-        return class_scores(outputs["pred_logits"], clip_logits), outputs["pred_masks"]
+        return class_scores(outputs.logits[:, -1], clip_logits), outputs.masks[:, -1]
 
     def _outputs(
         self, images: Tensor, text: Tensor, rows: Tensor
-    ) -> tuple[dict[str, Any], Tensor, Tensor]:
+    ) -> tuple[Predictions, Tensor, Tensor]:
         """Return what the head predicts, CLIP's dense features and its logits (B, Q, K + 1)."""
         features = self.backbone(images)  # res2..res5
         dense = features["res5"]  # (B, C5, H/32, W/32)
         outputs = self.sem_seg_head(
             self._head_features(features, images), text, rows, auxiliary=self.training
-        )  # (B, Q, K+1), (B, Q, H/4, W/4)
-        masks = outputs["pred_masks"].detach()
-        pooled = self.backbone.visual_head(mask_pool(dense, masks))  # (B, Q, D)
+        )  # (B, L, Q, K+1), (B, L, Q, H/4, W/4)
+        pooled = self.backbone.visual_head(mask_pool(dense, outputs.masks[:, -1]))  # (B, Q, D)
         adapted = self._adapt(text, dense)  # (B, S+1, D)
         return outputs, dense, classify(pooled, adapted, self.backbone.logit_scale, rows)
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from detectron2.layers import Conv2d
 from torch import Tensor, nn
 
-from maftp.modeling.constants import constant
+from maftp.constants import constant
 from maftp.modeling.position_encoding import sine_encoding
 from maftp.ops import ms_deform_attn
 
@@ -127,6 +127,7 @@ class DeformableTransformer(nn.Module):
     ) -> None:
         """Set widths, depth, and sampling points per head and level."""
         super().__init__()
+        self.samples = num_heads * len(LEVELS) * num_points
         self.level_embed = nn.Parameter(torch.empty(len(LEVELS), hidden_dim).normal_())
         self.encoder = nn.Module()  # the level of nesting is part of the released names
         self.encoder.layers = nn.ModuleList(
@@ -151,6 +152,7 @@ class DeformableTransformer(nn.Module):
             ]
         )  # (N, d)
         centres = torch.cat([pixel_centres(h, w, device=device) for h, w in shapes])  # (N, 2)
+        centres = centres.repeat(1, self.samples)  # for the samples of a query, side by side
         for layer in self.encoder.layers:
             tokens = layer(tokens, positions, centres, shapes)
         maps = tokens.split([height * width for height, width in shapes], dim=1)
@@ -185,7 +187,7 @@ class DeformableEncoderLayer(nn.Module):
         centres: Tensor,
         shapes: Sequence[tuple[int, int]],
     ) -> Tensor:
-        """Transform tokens (B, N, d); positions (N, d) enter the query only, centres are (N, 2)."""
+        """Transform tokens (B, N, d); positions (N, d) enter the query only; centres as below."""
         attended = self.self_attn(tokens + positions, centres, tokens, shapes)
         tokens = self.norm1(tokens + attended)
         return self.norm2(tokens + self.linear2(F.relu(self.linear1(tokens))))
@@ -213,14 +215,21 @@ class DeformableAttention(nn.Module):
         tokens: Tensor,
         shapes: Sequence[tuple[int, int]],
     ) -> Tensor:
-        """Attend from query (B, Q, d) at centres (Q, 2) to tokens (B, N, d); returns (B, Q, d)."""
+        """Attend from query (B, Q, d) to tokens (B, N, d); returns (B, Q, d).
+
+        Centres (Q, 2 M L P) are the place of each query, once for every sample. Small trailing axes
+        are slow to broadcast and to normalise over, so sizes divide the weights of the offsets, and
+        the softmax runs over an inner axis.
+        """
         heads, levels, points = self.num_heads, len(LEVELS), self.num_points
         value = self.value_proj(tokens).unflatten(-1, (heads, -1))  # (B, N, M, C)
-        offsets = self.sampling_offsets(query).unflatten(-1, (heads, levels, points, 2))
+        scale = sample_scale(tuple(shapes), heads, points, device=query.device)  # (2 M L P,)
+        offset = self.sampling_offsets
+        offsets = F.linear(query, offset.weight * scale[:, None], offset.bias * scale)
+        locations = (offsets + centres).unflatten(-1, (heads, levels, points, 2))
         weights = self.attention_weights(query).unflatten(-1, (heads, levels * points))
-        weights = weights.softmax(-1).unflatten(-1, (levels, points))  # (B, Q, M, L, P)
-        sizes = level_sizes(tuple(shapes), device=query.device)  # (L, 2)
-        locations = centres[:, None, None, None] + offsets / sizes[:, None]
+        weights = weights.transpose(-1, -2).softmax(-2).transpose(-1, -2)
+        weights = weights.unflatten(-1, (levels, points))  # (B, Q, M, L, P)
         return self.output_proj(ms_deform_attn(value, shapes, locations, weights))
 
     def _initialise(self) -> None:
@@ -250,7 +259,9 @@ def pixel_centres(height: int, width: int, *, device: torch.device) -> Tensor:
 
 
 @constant
-def level_sizes(shapes: tuple[tuple[int, int], ...], *, device: torch.device) -> Tensor:
-    """Return (width, height) of each level, (L, 2) float32; kept, so that no layer copies them."""
-    sizes = [(width, height) for height, width in shapes]
-    return torch.tensor(sizes, dtype=torch.float32, device=device)
+def sample_scale(
+    shapes: tuple[tuple[int, int], ...], heads: int, points: int, *, device: torch.device
+) -> Tensor:
+    """Return 1 / width and 1 / height of the level of every sample, (2 M L P,) float32."""
+    sizes = torch.tensor([(width, height) for height, width in shapes], device=device)  # (L, 2)
+    return (1 / sizes.float())[:, None].expand(heads, -1, points, -1).flatten()

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from maftp.modeling.constants import constant
+from maftp.constants import constant
 
 TEMPERATURE = 10000.0
 EPSILON = 1e-6

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from maftp.losses.predictions import Predictions
 from maftp.modeling.pixel_decoder import PixelDecoder
 from maftp.modeling.transformer_decoder import TransformerDecoder
 
@@ -40,7 +41,7 @@ class SegmentationHead(nn.Module):
         rows: Tensor,
         *,
         auxiliary: bool,
-    ) -> dict[str, Tensor | list[dict[str, Tensor]]]:
+    ) -> Predictions:
         """Predict from res2..res5 and text (S + 1, D); see `TransformerDecoder.forward`."""
         mask_features, memory = self.pixel_decoder(features)
         return self.predictor(mask_features, memory, text, rows, auxiliary=auxiliary)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from detectron2.structures import BitMasks, ImageList
+from detectron2.structures import ImageList
 from torch import Tensor, nn
 
 from maftp.data.vocabulary import seen_categories
@@ -115,7 +115,8 @@ class Segmenter(nn.Module):
 
         Args:
             batched_inputs: per image `image` (3, H0, W0) RGB in 0..255; optionally `height` and
-                `width` of the output; in training `instances` with `gt_classes` and `gt_masks`.
+                `width` of the output, and `canvas` (see `preprocess`); in training `instances` with
+                `gt_classes` and `gt_masks`: (G, H0, W0), or an object whose `tensor` that is.
 
         Returns:
             In training weighted losses by name, to be summed. Otherwise per image `sem_seg`
@@ -260,21 +261,29 @@ class Segmenter(nn.Module):
         """Pad the ground truth to the batch's size: labels (G,) int64, masks (G, H, W) bool."""
         targets = []
         for item in batched_inputs:
-            instances = item["instances"].to(self.device)
+            instances = item["instances"].to(self.device, non_blocking=True)
             masks = instances.gt_masks
-            masks = masks.tensor if isinstance(masks, BitMasks) else masks
+            masks = masks if isinstance(masks, Tensor) else masks.tensor
             padding = (0, size[1] - masks.shape[-1], 0, size[0] - masks.shape[-2])
             padded = F.pad(masks.bool(), padding)
             targets.append({"labels": instances.gt_classes.long(), "masks": padded})
         return targets
 
     def preprocess(self, batched_inputs: BatchedInputs) -> ImageList:
-        """Normalise the images and pad them at right and bottom to one size, a multiple of 32."""
-        images = [
-            (item["image"].to(self.device).float() - self.pixel_mean) / self.pixel_std
-            for item in batched_inputs
-        ]
-        return ImageList.from_tensors(images, size_divisibility=SIZE_DIVISIBILITY)
+        """Normalise the images and pad them at right and bottom to one size, a multiple of 32.
+
+        Pixels travel to the device as they are, in bytes as a rule. An item's `canvas`, a height
+        and width, asks for at least that size.
+        """
+        sizes = [tuple(item["image"].shape[-2:]) for item in batched_inputs]
+        wanted = [*sizes, *(item["canvas"] for item in batched_inputs if "canvas" in item)]
+        height, width = (_rounded_up(max(sides)) for sides in zip(*wanted, strict=True))
+        # The mean colour outside the images becomes zero.
+        padded = self.pixel_mean.expand(len(sizes), -1, height, width).clone()
+        for place, item, (rows, columns) in zip(padded, batched_inputs, sizes, strict=True):
+            image = item["image"].to(self.device, non_blocking=True)
+            place[:, :rows, :columns] = image
+        return ImageList((padded - self.pixel_mean) / self.pixel_std, sizes)
 
     def results(
         self, batched_inputs: BatchedInputs, images: ImageList, scores: Tensor, masks: Tensor
@@ -319,6 +328,10 @@ class Segmenter(nn.Module):
         if first:
             return {"sem_seg": semantic_inference(scores, frame.fit(upsampled))}
         return {"sem_seg": frame.fit(semantic_inference(scores, upsampled))}
+
+
+def _rounded_up(side: int) -> int:
+    return -(-side // SIZE_DIVISIBILITY) * SIZE_DIVISIBILITY
 
 
 def _forget_embeddings(model: Segmenter, incompatible: object) -> None:

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maftp.losses.predictions import Predictions
+from maftp.modeling.attention import Attention
 from maftp.modeling.mask_classification import classify, mask_pool
 from maftp.modeling.position_encoding import sine_encoding
 
@@ -79,7 +81,7 @@ class TransformerDecoder(nn.Module):
         rows: Tensor,
         *,
         auxiliary: bool,
-    ) -> dict[str, Tensor | list[dict[str, Tensor]]]:
+    ) -> Predictions:
         """Predict masks and classes.
 
         Args:
@@ -87,37 +89,22 @@ class TransformerDecoder(nn.Module):
             memory: maps (B, d, ...) at strides 32, 16, 8.
             text: (S + 1, D) unit rows, void last.
             rows: (K, n) int64, the rows of `text` that belong to each class.
-            auxiliary: also return the predictions before the last layer; inference needs none, and
-                leaves out their class logits.
-
-        Returns:
-            "pred_logits" (B, Q, K + 1), "pred_masks" (B, Q, H/4, W/4) and, when asked for,
-            "aux_outputs", the same of each earlier call.
+            auxiliary: also return the predictions before the last layer; inference needs none.
         """
-        batch = mask_features.shape[0]
-        tokens, positions = self._memory_tokens(memory)
-        output = self.query_feat.weight.expand(batch, -1, -1)  # (B, Q, d)
+        values, keys = self._memory_tokens(memory)
+        small = [_resized(mask_features, like=level) for level in memory]
+        output = self.query_feat.weight.expand(mask_features.shape[0], -1, -1)  # (B, Q, d)
         query_position = self.query_embed.weight  # (Q, d)
-        masks = self._masks(output, mask_features)
-        masks_of_calls, outputs_of_calls = [masks], [output]
+        outputs = [output]
         for index, (attend, interact, transform) in enumerate(self._layers()):
             level = index % NUM_LEVELS
-            blocked = self._blocked(masks, memory[level])
-            output = attend(output, query_position, tokens[level], positions[level], blocked)
+            blocked = self._blocked(output, small[level])
+            output = attend(output, query_position, values[level], keys[level], blocked)
             output = interact(output, query_position)
             output = transform(output)
-            masks = self._masks(output, mask_features)
-            masks_of_calls.append(masks)
-            outputs_of_calls.append(output)
-        first = 0 if auxiliary else len(masks_of_calls) - 1
-        calls = [
-            {
-                "pred_logits": self._logits(output, masks, mask_features, text, rows),
-                "pred_masks": masks,
-            }
-            for output, masks in zip(outputs_of_calls[first:], masks_of_calls[first:], strict=True)
-        ]
-        return {**calls[-1], "aux_outputs": calls[:-1]} if auxiliary else dict(calls[-1])
+            outputs.append(output)
+        chosen = outputs if auxiliary else outputs[-1:]
+        return self._predict(torch.stack(chosen, dim=1), mask_features, text, rows)
 
     def _layers(self) -> zip[tuple[nn.Module, nn.Module, nn.Module]]:
         return zip(
@@ -128,40 +115,57 @@ class TransformerDecoder(nn.Module):
         )
 
     def _memory_tokens(self, memory: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Flatten the memory maps and add the level code; positions are (N_l, d)."""
-        tokens, positions = [], []
-        for level, feature in enumerate(memory):
+        """Flatten the memory maps and add the level code; once more with positions, as keys."""
+        values, keys = [], []
+        for feature, code in zip(memory, self.level_embed.weight, strict=True):
             channels, height, width = feature.shape[1:]
-            tokens.append(feature.flatten(2).transpose(1, 2) + self.level_embed.weight[level])
-            positions.append(sine_encoding(height, width, channels, device=feature.device))
-        return tokens, positions
+            values.append(feature.flatten(2).transpose(1, 2) + code)  # (B, N, d)
+            position = sine_encoding(height, width, channels, device=feature.device)
+            keys.append(values[-1] + position)
+        return values, keys
 
-    def _masks(self, output: Tensor, mask_features: Tensor) -> Tensor:
-        """Mask logits (B, Q, H/4, W/4) of the queries (B, Q, d)."""
-        embedding = self.mask_embed(self.decoder_norm(output))
-        return torch.einsum("bqc,bchw->bqhw", embedding, mask_features)
-
-    def _logits(
-        self,
-        output: Tensor,
-        masks: Tensor,
-        mask_features: Tensor,
-        text: Tensor,
-        rows: Tensor,
-    ) -> Tensor:
-        """Class logits (B, Q, K + 1) from the queries and what lies under their masks."""
-        pooled = self._mask_pooling_proj(mask_pool(mask_features, masks))
-        embedding = self.class_embed(pooled + self.decoder_norm(output))
-        return classify(embedding, text, self.logit_scale, rows)
+    def _predict(
+        self, outputs: Tensor, mask_features: Tensor, text: Tensor, rows: Tensor
+    ) -> Predictions:
+        """Turn the queries after L calls, (B, L, Q, d), into masks and classes."""
+        normalised = self.decoder_norm(outputs)
+        embeddings = self.mask_embed(normalised)  # (B, L, Q, d)
+        with torch.no_grad():
+            masks = _product(embeddings.flatten(1, 2), mask_features)  # (B, L * Q, H/4, W/4)
+        pooled = mask_pool(mask_features, masks).view_as(outputs)
+        embedding = self.class_embed(self._mask_pooling_proj(pooled) + normalised)
+        logits = classify(embedding, text, self.logit_scale, rows)
+        return Predictions(
+            logits=logits,
+            masks=masks.unflatten(1, outputs.shape[1:3]),
+            embeddings=embeddings,
+            features=mask_features,
+        )
 
     @torch.no_grad()
-    def _blocked(self, masks: Tensor, memory: Tensor) -> Tensor:
-        """Where queries may not look on `memory` (B, d, h, w): (B * heads, Q, h * w) bool."""
-        size = memory.shape[-2:]
-        resized = F.interpolate(masks, size=size, mode="bilinear", align_corners=False)
-        blocked = resized.sigmoid().flatten(2) < 0.5
+    def _blocked(self, output: Tensor, features: Tensor) -> Tensor:
+        """Return minus infinity where queries (B, Q, d) may not look on a memory map, else zero.
+
+        A query looks inside its own mask. Mask logits are linear in the features, so not masks but
+        the features were resized to the map, (B, d, h, w), once for all layers.
+
+        Returns:
+            (B, 1, Q, h * w), to be added to the logits of the attention.
+        """
+        logits = _product(self.mask_embed(self.decoder_norm(output)), features).flatten(2)
+        blocked = logits < 0
         blocked &= ~blocked.all(-1, keepdim=True)  # a row blocked everywhere would give NaN
-        return blocked.repeat_interleave(self.num_heads, dim=0)
+        return logits.new_zeros(()).masked_fill(blocked, -torch.inf)[:, None]
+
+
+@torch.no_grad()
+def _resized(features: Tensor, *, like: Tensor) -> Tensor:
+    return F.interpolate(features, size=like.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def _product(embeddings: Tensor, features: Tensor) -> Tensor:
+    """Mask logits (B, Q, h, w) of embeddings (B, Q, d) and features (B, d, h, w)."""
+    return (embeddings @ features.flatten(2)).unflatten(2, features.shape[-2:])
 
 
 class CrossAttentionLayer(nn.Module):
@@ -174,16 +178,10 @@ class CrossAttentionLayer(nn.Module):
         self.norm = nn.LayerNorm(hidden_dim)
 
     def forward(
-        self, output: Tensor, query_position: Tensor, memory: Tensor, position: Tensor, mask: Tensor
+        self, output: Tensor, query_position: Tensor, values: Tensor, keys: Tensor, blocked: Tensor
     ) -> Tensor:
-        """Update queries (B, Q, d) from memory (B, N, d); True in mask (B * heads, Q, N) blocks."""
-        attended, _ = self.multihead_attn(
-            query=output + query_position,
-            key=memory + position,
-            value=memory,
-            attn_mask=mask,
-            need_weights=False,
-        )
+        """Update queries (B, Q, d) from memory (B, N, d); `blocked` (B, 1, Q, N) is added."""
+        attended = self.multihead_attn(output + query_position, keys, values, bias=blocked)
         return self.norm(output + attended)
 
 
@@ -199,8 +197,7 @@ class SelfAttentionLayer(nn.Module):
     def forward(self, output: Tensor, query_position: Tensor) -> Tensor:
         """Update queries (B, Q, d)."""
         query = output + query_position
-        attended, _ = self.self_attn(query=query, key=query, value=output, need_weights=False)
-        return self.norm(output + attended)
+        return self.norm(output + self.self_attn(query, query, output))
 
 
 class FeedForwardLayer(nn.Module):
@@ -237,8 +234,8 @@ class Mlp(nn.Module):
         return last(F.relu(second(F.relu(first(x)))))
 
 
-def _attention(hidden_dim: int, num_heads: int) -> nn.MultiheadAttention:
+def _attention(hidden_dim: int, num_heads: int) -> Attention:
     """Multi-head attention with Xavier weights, also for the output projection, and zero biases."""
-    attention = nn.MultiheadAttention(hidden_dim, num_heads, batch_first=True)
+    attention = Attention(hidden_dim, num_heads)
     nn.init.xavier_uniform_(attention.out_proj.weight)
     return attention

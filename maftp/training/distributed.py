@@ -28,14 +28,27 @@ class Worker:
     world_size: int = 1
     device: torch.device = torch.device("cpu")
 
+    host: torch.distributed.ProcessGroup | None = None
+    """All workers, to exchange numbers of their hosts; None: the default group does."""
+
     def gather(self, values: Tensor) -> Tensor:
-        """Return the values (N,) of every worker as (world_size, N) on the CPU, by rank."""
+        """Return the host's values (N,) of every worker as (world_size, N), by rank."""
         if self.world_size == 1:
             return values.cpu()[None]
-        values = values.to(self.device)
+        values = values.cpu()
         everyone = [torch.empty_like(values) for _ in range(self.world_size)]
-        torch.distributed.all_gather(everyone, values)
-        return torch.stack(everyone).cpu()
+        torch.distributed.all_gather(everyone, values, group=self.host)
+        return torch.stack(everyone)
+
+
+def host_group() -> torch.distributed.ProcessGroup | None:
+    """Return a group of all workers over gloo, if the default group is of GPUs; all call it.
+
+    Numbers that a host has and another wants need no GPU, which would have to catch up first.
+    """
+    if torch.distributed.get_backend() == "gloo":
+        return None
+    return torch.distributed.new_group(backend="gloo")
 
 
 class NextAction(IntEnum):
@@ -78,33 +91,19 @@ def gather_batch(batch: Batch, *, action: NextAction, worker: Worker) -> WholeBa
 
 
 def micro_batches(
-    batch: Batch, whole: WholeBatch, *, images: int | None, worker: Worker, fill: Tensor
+    batch: Batch, whole: WholeBatch, *, images: int | None, worker: Worker
 ) -> Iterator[tuple[Batch, BatchShare]]:
-    """Cut this worker's share into micro-batches, each padded to the size of the whole batch.
+    """Cut this worker's share into micro-batches, each to be padded to the size of the whole batch.
 
     Args:
         batch: this worker's share.
         whole: what `gather_batch` returned for it.
         images: images of a micro-batch, which divide the share; None takes all at once.
         worker: this worker among all.
-        fill: (3, 1, 1), the colour that becomes zero when images are normalised.
     """
     images = images or len(batch)
     for start in range(0, len(batch), images):
         part = list(batch[start : start + images])
-        part[0] = {**part[0], "image": _padded(part[0]["image"], whole.size, fill)}
+        part[0] = {**part[0], "canvas": whole.size}  # models pad the others to the largest
         first = worker.rank * len(batch) + start
         yield part, BatchShare(masks=whole.masks, first=first, images=images)
-
-
-def _padded(image: Tensor, size: tuple[int, int], fill: Tensor) -> Tensor:
-    """Return `image` (3, H, W) with `fill` at right and bottom; itself where it is large enough.
-
-    One image of full size is enough: models pad the others of a batch to the largest.
-    """
-    height, width = image.shape[-2:]
-    if (height, width) == size:
-        return image
-    padded = fill.to(image.device, torch.float32).repeat(1, *size)
-    padded[:, :height, :width] = image
-    return padded

@@ -34,7 +34,7 @@ def not_finite(
         seed: of torch's generator before the call.
         file: written with torch.save, loadable with weights_only=True: `step`, `seed`, `losses`,
             `model` (trained tensors by name), and `batch` with `image`, `gt_classes`, `gt_masks`
-            and `file_name` per image.
+            and `file_name` per image; `canvas` in one of them is the size of the whole batch.
     """
     kept = {
         "step": step + 1,
@@ -55,10 +55,10 @@ def not_finite(
     )
 
 
-def _plain(item: Mapping[str, object]) -> dict[str, Tensor | str]:
-    """Return an item's tensors without the classes that torch.load refuses."""
-    kept: dict[str, Tensor | str] = {
-        name: value for name, value in item.items() if isinstance(value, (Tensor, str))
+def _plain(item: Mapping[str, object]) -> dict[str, object]:
+    """Return what an item holds, without the classes that torch.load refuses."""
+    kept: dict[str, object] = {
+        name: value for name, value in item.items() if isinstance(value, (Tensor, str, tuple))
     }
     instances = item.get("instances")
     for name in ("gt_classes", "gt_masks"):

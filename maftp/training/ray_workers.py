@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from maftp.errors import FULL_DISK, MaftpError, TrainingError, describe_os_error
-from maftp.training.distributed import Worker
+from maftp.training.distributed import Worker, host_group
 from maftp.training.failure import describe_failure
 from maftp.training.meter import Row
 from maftp.training.run_folder import WEIGHTS
@@ -95,6 +95,7 @@ def _work(config: Mapping[str, Job]) -> None:
         rank=context.get_world_rank(),
         world_size=context.get_world_size(),
         device=ray.train.torch.get_device(),
+        host=host_group() if context.get_world_size() > 1 else None,
     )
     words = LastWords(job.folder)
     if (said := words.read()) is not None:

@@ -7,7 +7,9 @@ workers and micro-batches changes the order of additions only.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +28,19 @@ if TYPE_CHECKING:
     from maftp.config import Params
 
 
+@dataclass(frozen=True)
+class _Done:
+    """A micro-batch whose gradients are added."""
+
+    batch: Batch
+    first: int
+    """Index of its first image in the whole batch."""
+    seed: int
+    names: tuple[str, ...]
+    values: Tensor
+    """Weighted losses, on the device."""
+
+
 class Trainer:
     """Model, optimizer, schedule and loss scaler of one worker; does one step at a time."""
 
@@ -35,8 +50,7 @@ class Trainer:
         """Move the model to its device and join the other workers.
 
         Args:
-            model: offers `parameter_groups()` and `pixel_mean`; in training mode returns a dict of
-                weighted losses.
+            model: offers `parameter_groups()`; in training mode returns a dict of weighted losses.
             params: one variant of an experiment.
             seed: of the random points; they differ from step to step.
             folder: for what repeats a step whose loss is not finite.
@@ -47,7 +61,6 @@ class Trainer:
         self._folder = folder
         self._worker = worker
         model.to(worker.device).train()
-        self._fill = model.pixel_mean.cpu()
         self._optimizer = build_optimizer(model, model.parameter_groups(), params=params)
         self._scheduler = build_scheduler(self._optimizer, params=params)
         scaled = params.train.amp and params.train.amp_dtype == "float16"
@@ -75,20 +88,19 @@ class Trainer:
             TrainingError: a loss is not finite, or memory does not suffice; names the step.
         """
         images = self._params.execution.micro_batch_size
-        cut = list(micro_batches(batch, whole, images=images, worker=self._worker, fill=self._fill))
-        sums: dict[str, float] = {}
+        cut = list(micro_batches(batch, whole, images=images, worker=self._worker))
+        done: list[_Done] = []
         for index, (part, share) in enumerate(cut):
             with self._together(index == len(cut) - 1):
-                terms = self._guarded(part, share, step=step, size=whole.size)
-            for name, value in terms.items():
-                sums[name] = sums.get(name, 0.0) + value / len(cut)
+                done.append(self._guarded(part, share, step=step, size=whole.size))
         self._scaler.unscale_(self._optimizer)
         norm = clip_gradients(self._optimizer, max_norm=self._params.train.clip_gradients)
+        terms = self._read(done, step=step)
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad()
         self._scheduler.step()
-        return sums, norm
+        return terms, norm
 
     def _together(self, last: bool) -> AbstractContextManager[None]:
         """Let workers exchange gradients in the last micro-batch only."""
@@ -98,7 +110,7 @@ class Trainer:
 
     def _guarded(
         self, part: Batch, share: BatchShare, *, step: int, size: tuple[int, int]
-    ) -> dict[str, float]:
+    ) -> _Done:
         try:
             return self._add_gradients(part, share, step=step)
         except RuntimeError as error:
@@ -108,9 +120,10 @@ class Trainer:
                 self._params, step=step, images=len(part), size=size, device=self._worker.device
             ) from error
 
-    def _add_gradients(self, part: Batch, share: BatchShare, *, step: int) -> dict[str, float]:
-        """Compute the losses of one micro-batch and add their gradients; return the loss terms."""
+    def _add_gradients(self, part: Batch, share: BatchShare, *, step: int) -> _Done:
+        """Compute the losses of one micro-batch and add their gradients."""
         seed_step(self._seed, step, self._stream(share))
+        seed = torch.initial_seed()
         recipe = self._params.train
         dtype = getattr(torch, recipe.amp_dtype)
         with (
@@ -118,16 +131,27 @@ class Trainer:
             torch.autocast(self._worker.device.type, dtype=dtype, enabled=recipe.amp),
         ):
             losses: dict[str, Tensor] = self._model(part)
-        values = torch.stack([loss.detach().float() for loss in losses.values()]).tolist()
-        terms = dict(zip(losses, values, strict=True))
-        if not all(math.isfinite(value) for value in values):
-            file = self._folder / f"not-finite-step-{step + 1:08d}-image-{share.first}.pt"
-            raise not_finite(
-                self.state.model, part, terms, step=step, seed=torch.initial_seed(), file=file
-            )
+        values = torch.stack([loss.float() for loss in losses.values()])
         micro_batches_per_worker = share.parts / self._worker.world_size
-        self._scaler.scale(sum(losses.values()) / micro_batches_per_worker).backward()
-        return terms
+        self._scaler.scale(values.sum() / micro_batches_per_worker).backward()
+        return _Done(part, share.first, seed, tuple(losses), values.detach())
+
+    def _read(self, done: Sequence[_Done], *, step: int) -> dict[str, float]:
+        """Return the mean loss terms of all micro-batches: the host waits for them once a step.
+
+        Raises:
+            TrainingError: a loss is not finite; the optimizer has not seen its gradient.
+        """
+        values = torch.stack([part.values for part in done]).tolist()
+        for part, numbers in zip(done, values, strict=True):
+            if not all(math.isfinite(number) for number in numbers):
+                file = self._folder / f"not-finite-step-{step + 1:08d}-image-{part.first}.pt"
+                terms = dict(zip(part.names, numbers, strict=True))
+                raise not_finite(
+                    self.state.model, part.batch, terms, step=step, seed=part.seed, file=file
+                )
+        means = [sum(numbers) / len(done) for numbers in zip(*values, strict=True)]
+        return dict(zip(done[0].names, means, strict=True))
 
     def _stream(self, share: BatchShare) -> int:
         """Return which random numbers a micro-batch draws.

@@ -81,6 +81,7 @@ def prepare(
         rank=worker.rank,
         world_size=worker.world_size,
         num_workers=params.execution.loader_workers,
+        pin_memory=worker.device.type == "cuda",
     )
     return model, batches
 

@@ -3,7 +3,9 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
+from detectron2.structures import Instances
 
+from maftp.data.disjoint_masks import DisjointMasks
 from maftp.data.loader import sample_batches, training_batches
 from maftp.errors import DataError
 
@@ -100,3 +102,23 @@ def test_nothing_to_train_on():
 def test_uneven_shares_are_refused():
     with pytest.raises(ValueError, match="no multiple of world_size"):
         next(training_batches(RECORDS, mapper, batch_size=3, world_size=2, seed=0))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_pinned_batches_hold_the_same():
+    def mapper(record, rng):
+        instances = Instances((2, 3))
+        instances.gt_masks = DisjointMasks(torch.ones(2, 3, dtype=torch.uint8), torch.tensor([1]))
+        return {"image": torch.full((3, 2, 3), record["width"]), "instances": instances}
+
+    options = {"batch_size": 2, "seed": 0}
+    plain, pinned = (
+        next(training_batches(RECORDS, mapper, pin_memory=pin, **options)) for pin in (False, True)
+    )
+    for one, other in zip(plain, pinned, strict=True):
+        assert torch.equal(one["image"], other["image"]) and other["image"].is_pinned()
+        masks = other["instances"].gt_masks
+        assert masks.labels.is_pinned() and torch.equal(
+            masks.tensor, one["instances"].gt_masks.tensor
+        )

@@ -9,6 +9,7 @@ from maftp.losses.batch_share import BatchShare, computing, current_share
 from maftp.losses.criterion import SetCriterion
 from maftp.losses.mask_aware import mask_aware_loss
 from maftp.losses.matcher import HungarianMatcher
+from tests.losses.predicted import predictions
 
 MASKS = (2, 0, 7, 1, 0, 0, 3, 2)
 """Of eight images; a part may have none, and one image has more masks than queries."""
@@ -44,9 +45,9 @@ def whole_batch():
 
 def losses(logits, masks, targets):
     torch.manual_seed(0)  # as the loop does before every pass
-    outputs = {"pred_logits": logits, "pred_masks": masks}
-    outputs["aux_outputs"] = [{"pred_logits": logits * 0.5, "pred_masks": masks * 0.5}]
-    return criterion()(outputs, targets) | {"ranking_loss": mask_aware_loss(logits, masks, targets)}
+    calls = (logits * 0.5, masks * 0.5), (logits, masks)
+    ranking = mask_aware_loss(logits, masks, targets)
+    return criterion()(predictions(*calls), targets) | {"ranking_loss": ranking}
 
 
 @pytest.mark.parametrize("parts", [1, 2, 4, 8])

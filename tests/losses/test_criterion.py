@@ -10,6 +10,7 @@ import torch
 
 from maftp.losses.criterion import SetCriterion, count_masks, dice_loss, mask_loss
 from maftp.losses.matcher import HungarianMatcher
+from tests.losses.predicted import predictions, random_calls
 
 NUM_POINTS = 64
 
@@ -33,16 +34,6 @@ def halves() -> torch.Tensor:
     return masks
 
 
-def outputs(batch: int = 1, queries: int = 2, auxiliary: int = 0) -> dict[str, Any]:
-    def call() -> dict[str, Any]:
-        return {
-            "pred_logits": torch.randn(batch, queries, 4, requires_grad=True),
-            "pred_masks": torch.randn(batch, queries, 4, 4, requires_grad=True),
-        }
-
-    return call() | {"aux_outputs": [call() for _ in range(auxiliary)]}
-
-
 def empty_target() -> dict[str, torch.Tensor]:
     return {"labels": torch.zeros(0, dtype=torch.int64), "masks": halves()[:0]}
 
@@ -56,7 +47,7 @@ def test_class_loss_by_hand():
     logits = torch.zeros(1, 2, 4)
     logits[0, 1, 0] = math.log(3)
     target = {"labels": torch.tensor([1]), "masks": halves()[:1]}
-    losses = criterion()({"pred_logits": logits, "pred_masks": masks}, [target])
+    losses = criterion()(predictions((logits, masks)), [target])
     expected = 2 * (math.log(4) + 0.1 * math.log(6)) / 1.1
     assert losses["loss_ce"].item() == pytest.approx(expected, rel=1e-6)
     assert set(losses) == {"loss_ce", "loss_mask", "loss_dice"}
@@ -65,8 +56,7 @@ def test_class_loss_by_hand():
 def test_undecided_masks_by_hand():
     # A zero logit costs ln 2 whatever the label; weight 5, one pair, one ground-truth mask.
     target = {"labels": torch.tensor([0]), "masks": torch.ones(1, 16, 16, dtype=torch.bool)}
-    predicted = {"pred_logits": torch.zeros(1, 2, 4), "pred_masks": torch.zeros(1, 2, 4, 4)}
-    losses = criterion()(predicted, [target])
+    losses = criterion()(predictions((torch.zeros(1, 2, 4), torch.zeros(1, 2, 4, 4))), [target])
     assert losses["loss_mask"].item() == pytest.approx(5 * math.log(2), rel=1e-6)
 
 
@@ -76,7 +66,7 @@ def test_mask_and_dice_loss_by_hand():
     # Sums over pairs, divided by num = 4.
     logits = torch.tensor([[0.0, 0.0], [math.log(3)] * 2])
     labels = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
-    num = torch.tensor(4.0)
+    num = 4.0
     expected = (math.log(2) + math.log(4 / 3)) / 4
     assert mask_loss(logits, labels, num).item() == pytest.approx(expected, rel=1e-6)
     assert dice_loss(logits, labels, num).item() == pytest.approx((1 / 3 + 1 / 9) / 4, rel=1e-6)
@@ -90,7 +80,7 @@ def test_perfect_prediction_costs_nothing(monkeypatch):
     logits = torch.full((1, 2, 4), -50.0)
     logits[0, 0, 2] = logits[0, 1, 0] = 50.0
     target = {"labels": torch.tensor([2, 0]), "masks": halves()}
-    losses = criterion()({"pred_logits": logits, "pred_masks": masks}, [target])
+    losses = criterion()(predictions((logits, masks)), [target])
     for loss in losses.values():
         assert loss.item() == pytest.approx(0, abs=1e-6)
 
@@ -109,46 +99,65 @@ def test_order_and_shapes_of_random_draws(monkeypatch):
         {"labels": torch.tensor([0, 1]), "masks": halves()},
         {"labels": torch.tensor([2]), "masks": halves()[:1]},
     ]
-    criterion()(outputs(batch=2, queries=5, auxiliary=2), targets)
+    criterion()(predictions(*random_calls(3, batch=2, queries=5)), targets)
     one_call = [(1, 64, 2), (1, 64, 2), (3, 192, 2), (3, 16, 2)]
     assert shapes == one_call * 3
 
 
 def test_names_of_deep_supervision():
-    losses = criterion()(
-        outputs(auxiliary=9), [{"labels": torch.tensor([0]), "masks": halves()[:1]}]
-    )
+    target = {"labels": torch.tensor([0]), "masks": halves()[:1]}
+    losses = criterion()(predictions(*random_calls(10)), [target])
     expected = {f"loss_{kind}" for kind in ("ce", "mask", "dice")}
     expected |= {f"{name}_{index}" for name in set(expected) for index in range(9)}
     assert set(losses) == expected
 
 
+def test_every_call_has_the_losses_it_would_have_alone(monkeypatch):
+    # Three calls of two images, one with more masks than queries, at the same points in every call.
+    rand = torch.rand
+
+    def by_shape(*shape: int, **options: Any) -> torch.Tensor:
+        return rand(*shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+    monkeypatch.setattr(torch, "rand", by_shape)
+    many = torch.rand(5, 16, 16) > 0.5
+    targets = [
+        {"labels": torch.tensor([2]), "masks": halves()[:1]},
+        {"labels": torch.tensor([0, 1, 2, 1, 0]), "masks": many},
+    ]
+    calls = random_calls(3, batch=2, queries=3)
+    together = criterion()(predictions(*calls), targets)
+    for suffix, call in zip(("_0", "_1", ""), calls, strict=True):
+        for name, loss in criterion()(predictions(call), targets).items():
+            torch.testing.assert_close(together[name + suffix], loss)
+    sum(together.values()).backward()
+    assert all(logits.grad.any() and masks.grad.any() for logits, masks in calls)
+
+
 def test_batch_without_ground_truth_keeps_the_graph():
-    predicted = outputs(batch=2, auxiliary=1)
-    losses = criterion()(predicted, [empty_target(), empty_target()])
+    calls = random_calls(2, batch=2)
+    losses = criterion()(predictions(*calls), [empty_target(), empty_target()])
     for name, loss in losses.items():
         assert loss.item() == 0 or "loss_ce" in name
     sum(losses.values()).backward()
-    for call in (predicted, *predicted["aux_outputs"]):
-        assert torch.equal(call["pred_masks"].grad, torch.zeros_like(call["pred_masks"]))
-        assert call["pred_logits"].grad.abs().sum() > 0
+    for logits, masks in calls:
+        assert torch.equal(masks.grad, torch.zeros_like(masks))
+        assert logits.grad.abs().sum() > 0
 
 
 def test_empty_image_beside_a_full_one():
-    predicted = outputs(batch=2)
-    losses = criterion()(
-        predicted, [empty_target(), {"labels": torch.tensor([1]), "masks": halves()[:1]}]
-    )
+    [(logits, masks)] = calls = random_calls(1, batch=2)
+    target = {"labels": torch.tensor([1]), "masks": halves()[:1]}
+    losses = criterion()(predictions(*calls), [empty_target(), target])
     assert all(loss.isfinite() for loss in losses.values())
     losses["loss_mask"].backward()
-    assert predicted["pred_masks"].grad[0].abs().sum() == 0
-    assert predicted["pred_masks"].grad[1].abs().sum() > 0
+    assert masks.grad[0].abs().sum() == 0
+    assert masks.grad[1].abs().sum() > 0
 
 
 def test_target_emptied_by_cropping_is_matched():
     target = {"labels": torch.tensor([1]), "masks": torch.zeros(1, 16, 16, dtype=torch.bool)}
-    predicted = {"pred_logits": torch.zeros(1, 1, 4), "pred_masks": torch.zeros(1, 1, 4, 4)}
-    losses = criterion()(predicted, [target])
+    losses = criterion()(predictions((torch.zeros(1, 1, 4), torch.zeros(1, 1, 4, 4))), [target])
     # sigma = 1/2 at 64 points against nothing: dice 1 - 1 / (32 + 1); BCE ln 2.
     assert losses["loss_dice"].item() == pytest.approx(5 * (1 - 1 / 33), rel=1e-5)
     assert losses["loss_mask"].item() == pytest.approx(5 * math.log(2), rel=1e-6)
@@ -162,15 +171,15 @@ def test_permuting_queries_changes_nothing(monkeypatch):
 
     monkeypatch.setattr(torch, "rand", by_shape)
     target = {"labels": torch.tensor([1]), "masks": halves()[:1]}
-    predicted = outputs(queries=6)
+    [call] = random_calls(1, queries=6)
     order = torch.randperm(6)
-    permuted = {name: predicted[name][:, order] for name in ("pred_logits", "pred_masks")}
-    first, second = criterion()(predicted, [target]), criterion()(permuted, [target])
+    permuted = tuple(tensor[:, order] for tensor in call)
+    first = criterion()(predictions(call), [target])
+    second = criterion()(predictions(permuted), [target])
     for name in first:
         torch.testing.assert_close(first[name], second[name])
 
 
 def test_counts_at_least_one_mask():
-    device = torch.device("cpu")
-    assert count_masks([empty_target()], device=device).item() == 1
-    assert count_masks([{"labels": torch.zeros(3)}], device=device).item() == 3
+    assert count_masks([empty_target()]) == 1
+    assert count_masks([{"labels": torch.zeros(3)}]) == 3

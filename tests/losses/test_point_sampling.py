@@ -9,7 +9,6 @@ from maftp.losses.batch_share import Rows
 from maftp.losses.point_sampling import (
     draw_points,
     keep_uncertain,
-    sample_masks,
     sample_points,
 )
 
@@ -77,18 +76,8 @@ def test_share_of_uncertain_points(monkeypatch, num_points, kept):
     assert shapes == [(2, 3 * num_points, 2), (2, num_points - kept, 2)]
 
 
-@pytest.mark.parametrize("size", [(1, 1), (3, 5), (16, 9)])
-def test_binary_masks_are_read_as_numbers_are(size):
-    masks = torch.rand(4, *size) > 0.5
-    shared = torch.rand(50, 2)
-    expected = sample_points(masks[None].float(), shared[None])[0]
-    torch.testing.assert_close(sample_masks(masks, shared), expected, rtol=0, atol=1e-5)
-    rows, own = torch.tensor([2, 0, 2]), torch.rand(3, 50, 2)
-    expected = sample_points(masks[rows].float()[:, None], own)[:, 0]
-    torch.testing.assert_close(sample_masks(masks, own, rows), expected, rtol=0, atol=1e-5)
-
-
 def test_corners_of_the_unit_square_read_a_quarter():
-    masks = torch.ones(1, 2, 3, dtype=torch.bool)
-    corners = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
-    torch.testing.assert_close(sample_masks(masks, corners), torch.full((1, 4), 0.25))
+    corners = torch.tensor([[[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]])
+    torch.testing.assert_close(
+        sample_points(torch.ones(1, 1, 2, 3), corners), torch.full((1, 1, 4), 0.25)
+    )

@@ -290,3 +290,18 @@ def test_segments_do_not_depend_on_queries_that_are_left_out(build, batch):
         assert set(other) == {"panoptic_seg"}
         assert torch.equal(result["panoptic_seg"][0], other["panoptic_seg"][0])
         assert result["panoptic_seg"][1] == other["panoptic_seg"][1]
+
+
+def test_images_are_normalised_and_padded_to_the_canvas(model):
+    # The first image wants 70 x 40, the second is 30 x 90: the canvas is 96 x 96, in steps of 32.
+    images = [torch.randint(0, 256, (3, *size), dtype=torch.uint8) for size in ((33, 20), (30, 90))]
+    items = [{"image": images[0], "canvas": (70, 40)}, {"image": images[1]}]
+    found = model.preprocess(items)
+    assert found.tensor.shape == (2, 3, 96, 96)
+    assert found.image_sizes == [(33, 20), (30, 90)]
+    for padded, image in zip(found.tensor, images, strict=True):
+        height, width = image.shape[1:]
+        expected = (image.float() - model.pixel_mean) / model.pixel_std
+        assert torch.equal(padded[:, :height, :width], expected)
+        padded[:, :height, :width] = 0
+        assert not padded.any()

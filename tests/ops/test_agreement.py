@@ -104,6 +104,7 @@ def gpu_backends():
     return usable if torch.cuda.is_available() else []
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("backend", PREFERENCE["cuda"])
 def test_on_a_gpu(backend, monkeypatch):

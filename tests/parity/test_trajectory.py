@@ -11,7 +11,8 @@ import torch
 from detectron2.structures import BitMasks, Instances
 
 from maftp.config import load_params, parse_params
-from maftp.modeling import mask_classification, pixel_decoder, position_encoding
+from maftp.losses import mask_aware
+from maftp.modeling import pixel_decoder, position_encoding
 from maftp.modeling.build import build_model
 from maftp.modeling.text_classifier import TextEmbeddings
 from maftp.training.distributed import NextAction, Worker, gather_batch
@@ -26,7 +27,7 @@ FLOAT = torch.float32
 
 def forget_constants() -> None:
     """Drop tensors that are kept between calls: they are of the precision they were made in."""
-    for module in (mask_classification, pixel_decoder, position_encoding):
+    for module in (mask_aware, pixel_decoder, position_encoding):
         for value in vars(module).values():
             getattr(value, "forget", lambda: None)()
 

@@ -45,7 +45,7 @@ def test_norm_layers_do_not_decay(layer, params):
     assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0}
 
 
-def test_shared_groups_equal_one_group_per_tensor(tiny, params):
+def test_fused_and_shared_groups_equal_one_plain_group_per_tensor(tiny, params):
     shared, single = tiny.TinyModel(), tiny.TinyModel()
     first = build_optimizer(shared, shared.parameter_groups(), params=params)
     rules = rules_by_name(shared, first)
@@ -54,6 +54,7 @@ def test_shared_groups_equal_one_group_per_tensor(tiny, params):
         for name, p in single.named_parameters()
         if p.requires_grad
     )
+    assert all(group["fused"] for group in first.param_groups)
     batches = tiny.tiny_batches()(0)
     for _ in range(5):
         batch = next(batches)
@@ -63,7 +64,8 @@ def test_shared_groups_equal_one_group_per_tensor(tiny, params):
             optimizer.step()
             optimizer.zero_grad()
     for name, parameter in shared.named_parameters():
-        assert torch.equal(parameter, single.get_parameter(name)), name
+        # Rounding alone: five steps move a weight by up to 5e-3.
+        torch.testing.assert_close(parameter, single.get_parameter(name), rtol=1e-5, atol=1e-6)
 
 
 def test_framework_defaults(tiny, params):

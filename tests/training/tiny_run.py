@@ -42,7 +42,6 @@ class TinyModel(nn.Module):
         self.head = nn.Linear(8, 1)
         self.scale = nn.Parameter(torch.ones(()))
         self.register_buffer("empty_weight", torch.ones(3))
-        self.register_buffer("pixel_mean", torch.full((1, 1, 1), 0.5), persistent=False)
 
     def parameter_groups(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
         named = [(n, p) for n, p in self.named_parameters() if p.requires_grad]
@@ -52,7 +51,7 @@ class TinyModel(nn.Module):
         }
 
     def forward(self, batch: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        images = [item["image"].to(self.scale.device) - self.pixel_mean for item in batch]
+        images = [item["image"].to(self.scale.device) - 0.5 for item in batch]
         x = torch.stack(images).flatten(1)
         y = torch.stack([item["target"] for item in batch]).to(self.scale.device)
         hidden = self.frozen(self.backbone(x)) + self.queries.weight.sum(0) * self.scale

@@ -169,8 +169,8 @@ class Cdt(Block):
 class Model(Block):
     """Architecture; weights fit the one they were trained with."""
 
-    name: Literal["maftp", "fcclip"]
-    """maftp: CLIP fine-tuned with the method; fcclip: the baseline, frozen CLIP."""
+    name: Literal["maftp", "fcclip", "ovrcoat"]
+    """maftp: fine-tuned CLIP; fcclip: the baseline, frozen CLIP; docs/methods.md tells of all."""
     num_queries: Positive
     """Queries; each proposes one mask, so no image gets more segments than this."""
     hidden_dim: Positive
@@ -191,6 +191,8 @@ class Model(Block):
     """Content-dependent transfer of the text embeddings."""
     ensemble: Literal["geometric", "head", "clip"] = "geometric"
     """Class scores of fcclip: geometric mean of head and CLIP, or one of them alone."""
+    trust_weight: Fraction = 0.0
+    """COAT: share by which CLIP's confidence in a class lowers the head's probability of void."""
     ensemble_alpha: Fraction
     """Weight of CLIP in that mean for classes seen in training."""
     ensemble_beta: Fraction
@@ -208,6 +210,19 @@ class Validation(Block):
     """How many of its images to score, from the first on; null: all."""
 
 
+class Ovr(Block):
+    """OVRCOAT's loss on CLIP's class probabilities, and quirks of the public code."""
+
+    weight: NonNegative = 0.1
+    """Weight of the loss; 0 leaves it out."""
+    double_softmax: bool = True
+    """Take probabilities for logits, as the public code does; false: plain cross-entropy."""
+    train_logit_scale: bool = True
+    """Train CLIP's logit scale, which the public code forgets to freeze."""
+    train_projection: bool = True
+    """Train ConvNeXt-Base's projection, which it forgets too; Large's is frozen anyway."""
+
+
 class Train(Block):
     """Recipe: every value here changes the trained weights."""
 
@@ -223,6 +238,12 @@ class Train(Block):
     """Weight decay of AdamW."""
     power: NonNegative
     """Exponent of the polynomial decay of the learning rate; 0 keeps it constant."""
+    schedule: Literal["poly", "cosine", "steps"] = "poly"
+    """poly: by `power`; cosine: half a wave to `final_rate`; steps: a tenth at each milestone."""
+    final_rate: Fraction = 0.0
+    """Share of the learning rate at which the cosine schedule ends."""
+    milestones: tuple[Positive, ...] = ()
+    """Optimizer steps at which the schedule `steps` divides the learning rate by ten."""
     clip_gradients: AboveZero
     """Upper limit of the gradient's L2 norm over all weights; a larger gradient is scaled down."""
     amp: bool
@@ -249,6 +270,8 @@ class Train(Block):
     """Weight of representation compensation; 0 leaves it out."""
     rc_scales: Several[Positive]
     """Pooling scales of representation compensation; inputs must be 32 x the largest wide."""
+    ovr: Ovr = Ovr()
+    """OVRCOAT's loss on CLIP's class probabilities; no other model has it."""
     validation: Validation | None = None
     """Scores, pictures and `best.safetensors` while training; null: none."""
 
@@ -332,6 +355,8 @@ class Evaluate(Block):
     """Lowest class probability of a panoptic segment."""
     overlap_threshold: Fraction
     """Share of its own area that a panoptic segment must win against the others."""
+    instance_quality: Literal["probability", "logit"] = "probability"
+    """What an instance's score takes of its mask: mean probability, or logit as OVRCOAT's code."""
     shuffle_vocabulary: bool
     """Control: permute the class names; an open-vocabulary model must fail on it."""
     max_images: Positive | None

@@ -23,6 +23,7 @@ EVALUATION_ONLY = (
     "model.ensemble",
     "model.ensemble_alpha",
     "model.ensemble_beta",
+    "model.trust_weight",
     "weights",
 )
 """Keys that change no trained weight."""

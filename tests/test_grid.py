@@ -55,8 +55,11 @@ def test_equal_cells_are_one_run(params):
 def test_cells_that_differ_in_evaluation_only_share_their_weights(params):
     grid = params.grid
     shared = {run: values["weights"] for run, values in grid.runs.items() if values["weights"]}
-    source = "results/ablations/{experiment}/ablation-frozen/seed{seed}/weights.safetensors"
-    assert shared == {"ablation-ensemble-head": source, "ablation-ensemble-clip": source}
+    source = "results/ablations/{experiment}/ablation-{}/seed{seed}/weights.safetensors"
+    frozen, ovr = (source.replace("{}", name) for name in ("frozen", "ovr"))
+    of_frozen = ["ensemble-head", "ensemble-clip", *(f"coat-{x}" for x in (0.25, 0.5, 0.75, 1.0))]
+    expected = {f"ablation-{name}": frozen for name in of_frozen} | {"ablation-ovrcoat": ovr}
+    assert shared == expected
 
 
 def test_the_grid_holds_the_ablations_of_the_method(miniature):
@@ -67,7 +70,7 @@ def test_the_grid_holds_the_ablations_of_the_method(miniature):
     studies = {study for study, _ in rows}
     assert studies == {
         "parts", "rc_weight", "rc_scales", "cdt_form", "cdt_heads", "cdt_layers", "cdt_tokens",
-        "mask_aware", "templates", "ensemble",
+        "mask_aware", "templates", "ensemble", "coat", "ovr_softmax", "ovr_scale",
     }  # fmt: skip
     frozen = miniature.for_variant("ablation-frozen")
     assert (frozen.model.name, frozen.model.cdt.enabled, frozen.train.rc_weight) == (

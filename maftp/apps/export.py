@@ -19,10 +19,9 @@ from maftp.api import Loaded
 from maftp.data.vocabulary import seen_categories
 from maftp.errors import MaftpError
 from maftp.files import atomic_path, check_output, write_json
-from maftp.modeling.fcclip import FCCLIP
 from maftp.modeling.maft_plus import MaftPlus
 from maftp.modeling.postprocessing import semantic_inference
-from maftp.modeling.segmenter import SIZE_DIVISIBILITY
+from maftp.modeling.segmenter import SIZE_DIVISIBILITY, Segmenter
 from maftp.ops.ms_deform_attn import decompositions
 
 logger = logging.getLogger(__name__)
@@ -218,7 +217,7 @@ _OPEN: dict[Format, Callable[[Path], Runner]] = {
 class ImagePath(nn.Module):
     """Semantic scores of one image for the classes of its text input."""
 
-    def __init__(self, model: MaftPlus | FCCLIP) -> None:
+    def __init__(self, model: Segmenter) -> None:
         """Copy what inference needs of a model; the text tower and the teacher are left out."""
         super().__init__()
         kept = copy.deepcopy(model).cpu().float().eval()

@@ -97,6 +97,12 @@ class SetCriterion(nn.Module):
         Returns:
             `loss_ce`, `loss_mask`, `loss_dice`, and the same with suffix `_i` for auxiliary call i.
         """
+        return self.with_matches(outputs, targets)[0]
+
+    def with_matches(
+        self, outputs: Mapping[str, Any], targets: Sequence[Mapping[str, Tensor]]
+    ) -> tuple[dict[str, Tensor], Matches]:
+        """Return the losses, as `forward`, and the matches of the final call, for further ones."""
         calls = [outputs, *outputs.get("aux_outputs", ())]
         device = outputs["pred_masks"].device
         num_masks = count_masks(targets, device=device)
@@ -108,7 +114,7 @@ class SetCriterion(nn.Module):
             suffix = f"_{index - 1}" if index else ""
             for name, loss in self._call_losses(call, targets, pairs, draw, num_masks).items():
                 losses[name + suffix] = loss
-        return losses
+        return losses, matches[0]
 
     def _draw(self, share: BatchShare, num_queries: int, device: torch.device) -> _Draws:
         """Draw the points of one prediction call, in the order of the public code."""

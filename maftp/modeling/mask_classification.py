@@ -73,17 +73,19 @@ def best_synonyms(logits: Tensor, rows: Tensor) -> Tensor:
     return torch.cat([logits.gather(-1, winners), logits[..., -1:]], dim=-1)
 
 
-def class_scores(head_logits: Tensor, clip_logits: Tensor) -> Tensor:
+def class_scores(head_logits: Tensor, clip_logits: Tensor, *, trust_weight: float = 0.0) -> Tensor:
     """MAFT+: CLIP's class probabilities times the head's probability of an object.
 
     Args:
         head_logits: (B, Q, K + 1); only the probability of void is used.
         clip_logits: (B, Q, K + 1); the void column is not used.
+        trust_weight: COAT's, see `with_void`.
 
     Returns:
         (B, Q, K + 1) log scores; softmax of them gives the probabilities.
     """
-    return _with_void(clip_logits[..., :-1].softmax(-1), head_logits)
+    probabilities = clip_logits[..., :-1].softmax(-1)
+    return with_void(probabilities, head_logits, probabilities, trust_weight)
 
 
 def geometric_ensemble(
@@ -94,6 +96,7 @@ def geometric_ensemble(
     alpha: float,
     beta: float,
     valid: Tensor | None = None,
+    trust_weight: float = 0.0,
 ) -> Tensor:
     """FC-CLIP: weighted geometric mean of the head's and CLIP's class probabilities.
 
@@ -106,6 +109,7 @@ def geometric_ensemble(
         alpha: weight of CLIP for seen classes, in [0, 1].
         beta: weight of CLIP for the other classes, in [0, 1].
         valid: (B, Q) bool; other queries are classified by the head alone. None: all are valid.
+        trust_weight: COAT's, see `with_void`.
 
     Returns:
         (B, Q, K + 1) log scores, as `class_scores`.
@@ -116,9 +120,27 @@ def geometric_ensemble(
     mixed = inner * (1 - weight) + outer * weight
     if valid is not None:
         mixed = torch.where(valid[..., None], mixed, inner)
-    return _with_void(mixed.softmax(-1), head_logits)
+    return with_void(mixed.softmax(-1), head_logits, outer.exp(), trust_weight)
 
 
-def _with_void(probabilities: Tensor, head_logits: Tensor) -> Tensor:
+def with_void(
+    probabilities: Tensor, head_logits: Tensor, clip: Tensor, trust_weight: float = 0.0
+) -> Tensor:
+    """Share out between the classes and void, whose v becomes v (1 - trust_weight * max clip).
+
+    COAT (OVRCOAT, CVPR 2026): the head takes objects of new classes for background; where CLIP is
+    confident of a class, void is believed less. With a `trust_weight` of 0 it is the head's v.
+
+    Args:
+        probabilities: (B, Q, K), of the classes.
+        head_logits: (B, Q, K + 1); only the probability of void is used.
+        clip: (B, Q, K), CLIP's own probabilities.
+        trust_weight: in [0, 1].
+
+    Returns:
+        (B, Q, K + 1) log scores.
+    """
     void = head_logits.softmax(-1)[..., -1:]
+    if trust_weight:
+        void = void * (1 - trust_weight * clip.amax(-1, keepdim=True))
     return torch.log(torch.cat([probabilities * (1 - void), void], dim=-1) + SCORE_FLOOR)

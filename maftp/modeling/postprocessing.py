@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 MAX_INSTANCES = 100
+InstanceQuality = Literal["probability", "logit"]
 
 
 class Segment(TypedDict):
@@ -118,13 +119,21 @@ def panoptic_inference(
     return ids, segments
 
 
-def instance_inference(scores: Tensor, masks: Tensor, things: Collection[int] | None) -> Instances:
+def instance_inference(
+    scores: Tensor,
+    masks: Tensor,
+    things: Collection[int] | None,
+    *,
+    quality: InstanceQuality = "probability",
+) -> Instances:
     """Take the best pairs of query and class as instances; boxes are not computed and stay zero.
 
     Args:
         scores: (Q, K + 1) log scores, void last.
         masks: (Q, H, W) logits.
         things: keep these classes only; None keeps all.
+        quality: what the score has of the mask, the mean of its probabilities or of its logits;
+            with logits, as OVRCOAT's public code has it, scores exceed 1.
 
     Returns:
         At most 100 instances with `pred_masks`, `pred_boxes`, `scores` and `pred_classes`.
@@ -141,10 +150,11 @@ def instance_inference(scores: Tensor, masks: Tensor, things: Collection[int] | 
     logits = masks[queries]
     inside = (logits > 0).float()
     area = inside.flatten(1).sum(1) + 1e-6
-    quality = (logits.sigmoid() * inside).flatten(1).sum(1) / area
+    values = logits if quality == "logit" else logits.sigmoid()
+    quality_of_masks = (values * inside).flatten(1).sum(1) / area
     result = Instances(tuple(masks.shape[-2:]))
     result.pred_masks = inside
     result.pred_boxes = Boxes(torch.zeros(len(labels), 4, device=masks.device))
-    result.scores = best * quality
+    result.scores = best * quality_of_masks
     result.pred_classes = labels
     return result

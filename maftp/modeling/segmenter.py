@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,7 @@ from maftp.modeling.clip_backbone import ClipBackbone
 from maftp.modeling.label_map import label_map
 from maftp.modeling.postprocessing import (
     Frame,
+    InstanceQuality,
     confident_queries,
     instance_inference,
     panoptic_inference,
@@ -55,6 +56,7 @@ class Inference:
     """Resize masks (true) or scores (false); None: true with panoptic or instance output."""
     object_threshold: float
     overlap_threshold: float
+    instance_quality: InstanceQuality = "probability"
 
 
 class Segmenter(nn.Module):
@@ -68,6 +70,10 @@ class Segmenter(nn.Module):
 
     pixel_mean: Tensor
     pixel_std: Tensor
+    teacher_prefix: ClassVar[str] = "backbone_t."
+    """How the entries of a frozen copy of CLIP begin in released checkpoints."""
+    released_surplus: ClassVar[bool] = False
+    """Released checkpoints may hold entries of parts that their authors removed."""
 
     def __init__(
         self,
@@ -304,7 +310,9 @@ class Segmenter(nn.Module):
         if self.instance_on:
             things = self.things if self.panoptic_on else None
             final = frame.fit(frame.upsample(masks))
-            result["instances"] = instance_inference(scores, final, things)
+            result["instances"] = instance_inference(
+                scores, final, things, quality=self.inference.instance_quality
+            )
         return result
 
     def _semantic(self, scores: Tensor, masks: Tensor, frame: Frame) -> Result:

@@ -1,8 +1,9 @@
 """The paper's scores beside those measured here, for runs of the paper's recipes only.
 
 What a run is called decides nothing: the parameters recorded with its results are compared with
-those of `published_recipes.yaml`. Published mIoU divides by the classes of ground truth or
-prediction (protocol a, Detectron2 up to v0.6), and so do the measured rows of the comparison.
+those of `published_recipes.yaml`. Most published mIoU divides by the classes of ground truth or
+prediction (protocol a, Detectron2 up to v0.6), some by those of the ground truth alone (b);
+`published.csv` says which, and the measured rows of the comparison follow it.
 """
 
 from __future__ import annotations
@@ -18,11 +19,8 @@ import yaml
 
 from maftp.results import UNION
 
-PROTOCOLS = {
-    **dict.fromkeys(("A-847", "A-150", "PC-459", "PC-59", "PAS-20"), "mIoU (a)"),
-    **dict.fromkeys(("PQ", "SQ", "RQ"), "ADE20K panoptic"),
-}
-"""What is compared, and the definition by which it was published and is measured."""
+_SEMANTIC = ("A-847", "A-150", "PC-459", "PC-59", "PAS-20")
+_PANOPTIC = ("PQ", "SQ", "RQ")
 _OF_TRAINING = ("train.", "input.train.", "weights", "clip.pretrained")
 """Keys that say nothing of an evaluation of released weights."""
 _SHOWN = 3
@@ -94,14 +92,17 @@ def comparison(rows: pd.DataFrame) -> pd.DataFrame | None:
         released = group["released"].fillna("").iloc[0]
         seeds = f"{len(group)} seed" + ("s" if len(group) > 1 else "")
         weights = f"released weights {released}" if released else f"trained here, {seeds}"
-        for benchmark, protocol in PROTOCOLS.items():
-            values = published.set_index("source")[benchmark].dropna()
-            column = benchmark + UNION if protocol == "mIoU (a)" else benchmark
-            measured = group[column].mean() if column in group else None
-            if len(values) and not pd.isna(measured):
-                line = {"model": variant, "weights": weights, "benchmark": benchmark}
-                line |= {"protocol": protocol, **values, "measured here": measured}
-                lines.append(line | {"difference": measured - values.iloc[0]})
+        for benchmark in (*_SEMANTIC, *_PANOPTIC):
+            for protocol, same in published.groupby("protocol", sort=False):
+                values = same.set_index("source")[benchmark].dropna()
+                union = benchmark in _SEMANTIC and protocol == "a"
+                column = benchmark + UNION if union else benchmark
+                measured = group[column].mean() if column in group else None
+                if len(values) and not pd.isna(measured):
+                    name = f"mIoU ({protocol})" if benchmark in _SEMANTIC else "ADE20K panoptic"
+                    line = {"model": variant, "weights": weights, "benchmark": benchmark}
+                    line |= {"protocol": name, **values, "measured here": measured}
+                    lines.append(line | {"difference": measured - values.iloc[0]})
     if not lines:
         return None
     table = pd.DataFrame(lines)

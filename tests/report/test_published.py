@@ -66,11 +66,12 @@ def test_the_full_scale_table_shows_both(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["maftp_base", "maftp_large", "maftp_large_panoptic", "fcclip_base"]
+    "name",
+    ["maftp_base", "maftp_large", "maftp_large_panoptic", "fcclip_base", "ovrcoat_large_panoptic"],
 )
 def test_the_recipes_are_those_of_the_experiments(name):
     params = load_params(ROOT / "params.yaml", ROOT / f"workflow/experiments/{name}.yaml")
-    (variant,) = params.variants
+    variant = next(iter(params.variants))
     match = match_recipe(params.for_variant(variant).model_dump(mode="json"))
     assert (match.recipe, match.differences) == (name, ())
 

@@ -98,7 +98,7 @@ class Data(Block):
 class TrainInput(Block):
     """From a training image to the network's input."""
 
-    mapper: Literal["semantic", "panoptic"]
+    mapper: Literal["semantic", "panoptic", "semantic_crop", "semantic_jitter"]
     """semantic: resize and flip; panoptic: flip, large-scale jitter and a square crop."""
     short_side: Positive
     """Shorter side after resizing, in pixels (semantic mapper)."""
@@ -166,10 +166,23 @@ class Cdt(Block):
     """released: chunks across channels, as in released weights; spatial: one token per pixel."""
 
 
+class MaskClippp(Block):
+    """MaskCLIP++: a second CLIP that names the masks of a frozen model."""
+
+    student_short_side: Positive = 512
+    """Shorter side of the second CLIP's input at inference, in pixels."""
+    proposal_short_side: Positive = 800
+    """Shorter side of the frozen model's input at inference, in pixels."""
+    num_heads: Positive = 8
+    """Attention heads from text to image; they must divide CLIP's embedding dimension."""
+    attention_dropout: Fraction = 0.1
+    """Share of that attention which is dropped in training."""
+
+
 class Model(Block):
     """Architecture; weights fit the one they were trained with."""
 
-    name: Literal["maftp", "fcclip", "ovrcoat"]
+    name: Literal["maftp", "fcclip", "ovrcoat", "maskclippp"]
     """maftp: fine-tuned CLIP; fcclip: the baseline, frozen CLIP; docs/methods.md tells of all."""
     num_queries: Positive
     """Queries; each proposes one mask, so no image gets more segments than this."""
@@ -193,6 +206,8 @@ class Model(Block):
     """Class scores of fcclip: geometric mean of head and CLIP, or one of them alone."""
     trust_weight: Fraction = 0.0
     """COAT: share by which CLIP's confidence in a class lowers the head's probability of void."""
+    maskclippp: MaskClippp = MaskClippp()
+    """MaskCLIP++: a second CLIP that names the masks of a frozen model."""
     ensemble_alpha: Fraction
     """Weight of CLIP in that mean for classes seen in training."""
     ensemble_beta: Fraction
@@ -270,6 +285,8 @@ class Train(Block):
     """Weight of representation compensation; 0 leaves it out."""
     rc_scales: Several[Positive]
     """Pooling scales of representation compensation; inputs must be 32 x the largest wide."""
+    proposals: Text | None = None
+    """Checkpoint of the frozen model that proposes masks; {experiment} and {seed} are filled in."""
     ovr: Ovr = Ovr()
     """OVRCOAT's loss on CLIP's class probabilities; no other model has it."""
     validation: Validation | None = None

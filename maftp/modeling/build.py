@@ -15,6 +15,7 @@ from maftp.modeling.clip_backbone import ClipBackbone, find_pretrained
 from maftp.modeling.content_dependent_transfer import ContentDependentTransfer
 from maftp.modeling.fcclip import FCCLIP
 from maftp.modeling.maft_plus import LossWeights, MaftPlus
+from maftp.modeling.maskclippp import MaskCLIPpp
 from maftp.modeling.ovrcoat import OVRCOAT
 from maftp.modeling.segmentation_head import SegmentationHead
 from maftp.modeling.segmenter import SIZE_DIVISIBILITY, Inference, Normalisation, Segmenter
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 METHODS: dict[str, Callable[..., Segmenter]] = {
     "fcclip": FCCLIP.from_params,
     "ovrcoat": OVRCOAT.from_params,
+    "maskclippp": MaskCLIPpp.from_params,
 }
 """By `model.name`, what takes parameters and the shared parts; MAFT+ needs a teacher besides."""
 

@@ -18,7 +18,7 @@ from maftp.modeling.mask_classification import (
     has_area,
     mask_pool,
 )
-from maftp.modeling.segmenter import Segmenter, Targets
+from maftp.modeling.segmenter import NOT_SEEN, Segmenter, Targets
 
 if TYPE_CHECKING:
     from maftp.config import Params
@@ -73,10 +73,7 @@ class FCCLIP(Segmenter):
     ) -> tuple[Tensor, Tensor]:
         """Mix the head's and CLIP's class probabilities; see `Segmenter.scores`."""
         if seen is None:
-            raise MaftpError(
-                "the ensemble weighs classes by whether they were seen in training; call "
-                "set_training_vocabulary(names) first"
-            )
+            raise MaftpError(NOT_SEEN)
         outputs, dense = self._outputs(images, text, rows)
         masks = outputs["pred_masks"]
         scores = geometric_ensemble(

@@ -28,9 +28,22 @@ def mask_pool(features: Tensor, mask_logits: Tensor) -> Tensor:
     Returns:
         (B, Q, C).
     """
-    mask = _binary_masks(mask_logits, features)
-    mask = mask / (mask.sum(dim=(-2, -1), keepdim=True) + 1e-8)  # before the sum: float16's range
-    return torch.einsum("bchw,bqhw->bqc", features, mask)
+    return soft_pool(features, _binary_masks(mask_logits, features), floor=1e-8)
+
+
+def soft_pool(features: Tensor, weights: Tensor, *, floor: float) -> Tensor:
+    """Average features with weights of their own size; all-zero weights give zeros.
+
+    Args:
+        features: (B, C, h, w).
+        weights: (B, Q, h, w), not negative.
+        floor: added to the sum of the weights.
+
+    Returns:
+        (B, Q, C).
+    """
+    weights = weights / (weights.sum(dim=(-2, -1), keepdim=True) + floor)  # float16's range
+    return torch.einsum("bchw,bqhw->bqc", features, weights)
 
 
 def has_area(mask_logits: Tensor, size: tuple[int, int]) -> Tensor:
@@ -69,8 +82,13 @@ def classify(embeddings: Tensor, text: Tensor, logit_scale: Tensor, rows: Tensor
 
 def best_synonyms(logits: Tensor, rows: Tensor) -> Tensor:
     """Reduce (..., S + 1) to (..., K + 1): the largest logit of each class, then void."""
+    return torch.cat([best_rows(logits, rows), logits[..., -1:]], dim=-1)
+
+
+def best_rows(logits: Tensor, rows: Tensor) -> Tensor:
+    """Reduce (..., S) to (..., K): the largest logit of each class."""
     winners = rows[:, 0] + logits.detach()[..., rows].argmax(-1)  # (..., K), the first of equals
-    return torch.cat([logits.gather(-1, winners), logits[..., -1:]], dim=-1)
+    return logits.gather(-1, winners)
 
 
 def class_scores(head_logits: Tensor, clip_logits: Tensor, *, trust_weight: float = 0.0) -> Tensor:
@@ -97,6 +115,7 @@ def geometric_ensemble(
     beta: float,
     valid: Tensor | None = None,
     trust_weight: float = 0.0,
+    floored: bool = False,
 ) -> Tensor:
     """FC-CLIP: weighted geometric mean of the head's and CLIP's class probabilities.
 
@@ -110,6 +129,7 @@ def geometric_ensemble(
         beta: weight of CLIP for the other classes, in [0, 1].
         valid: (B, Q) bool; other queries are classified by the head alone. None: all are valid.
         trust_weight: COAT's, see `with_void`.
+        floored: add the floor to the mean before it is normalised too, as MaskCLIP++ does.
 
     Returns:
         (B, Q, K + 1) log scores, as `class_scores`.
@@ -118,6 +138,8 @@ def geometric_ensemble(
     outer = clip_logits[..., :-1].log_softmax(-1)
     weight = torch.where(seen, alpha, beta).to(inner.dtype)  # (K,)
     mixed = inner * (1 - weight) + outer * weight
+    if floored:
+        mixed = torch.log(mixed.exp() + SCORE_FLOOR)
     if valid is not None:
         mixed = torch.where(valid[..., None], mixed, inner)
     return with_void(mixed.softmax(-1), head_logits, outer.exp(), trust_weight)

@@ -68,7 +68,7 @@ def difference(found: Tensor, expected: np.ndarray) -> float:
     """Return the largest difference as a share of the largest expected value."""
     wanted = torch.from_numpy(expected)
     assert found.shape == wanted.shape
-    return float((found - wanted).abs().max() / wanted.abs().max())
+    return float((found.detach() - wanted).abs().max() / wanted.abs().max())
 
 
 def check_gradients(model: nn.Module, expected: str, count: int) -> None:

@@ -99,15 +99,15 @@ class TrainInput(Block):
     """From a training image to the network's input."""
 
     mapper: Literal["semantic", "panoptic", "semantic_crop", "semantic_jitter"]
-    """semantic: resize and flip; panoptic: flip, large-scale jitter and a square crop."""
+    """semantic: resize; panoptic, semantic_jitter: jitter, crop; semantic_crop: crop, colours."""
     short_side: Positive
     """Shorter side after resizing, in pixels (semantic mapper)."""
     max_side: Positive
-    """Upper limit of the longer side after resizing, in pixels (semantic mapper)."""
+    """Upper limit of the longer side after resizing, in pixels (semantic, semantic_crop)."""
     crop_size: Positive
-    """Side of the square crop, in pixels (panoptic mapper)."""
+    """Side of the square crop, in pixels (all but the semantic mapper)."""
     scale_range: Annotated[tuple[AboveZero, AboveZero], AfterValidator(_ascending)]
-    """Smallest and largest factor of the large-scale jitter (panoptic mapper)."""
+    """Smallest and largest size before the crop, in crops (all but the semantic mapper)."""
     flip: Fraction
     """Probability of a horizontal flip."""
 
@@ -179,10 +179,23 @@ class MaskClippp(Block):
     """Share of that attention which is dropped in training."""
 
 
+class MaskAdapter(Block):
+    """Mask-Adapter: a network that decides where under a mask CLIP's features are pooled."""
+
+    family: Literal["fcclip", "maftp"] = "fcclip"
+    """What proposes masks; over maftp the text is adapted to the image as there."""
+    mask_cut: Fraction = 0.5
+    """Probability above which a pixel belongs to a mask that the adapter is given."""
+    width: Positive = 768
+    """Channels of the adapter's blocks."""
+    maps: Positive = 16
+    """Attention maps per mask, whose embeddings are averaged."""
+
+
 class Model(Block):
     """Architecture; weights fit the one they were trained with."""
 
-    name: Literal["maftp", "fcclip", "ovrcoat", "maskclippp"]
+    name: Literal["maftp", "fcclip", "ovrcoat", "maskclippp", "mask_adapter"]
     """maftp: fine-tuned CLIP; fcclip: the baseline, frozen CLIP; docs/methods.md tells of all."""
     num_queries: Positive
     """Queries; each proposes one mask, so no image gets more segments than this."""
@@ -208,6 +221,8 @@ class Model(Block):
     """COAT: share by which CLIP's confidence in a class lowers the head's probability of void."""
     maskclippp: MaskClippp = MaskClippp()
     """MaskCLIP++: a second CLIP that names the masks of a frozen model."""
+    mask_adapter: MaskAdapter = MaskAdapter()
+    """Mask-Adapter: a network that decides where under a mask CLIP's features are pooled."""
     ensemble_alpha: Fraction
     """Weight of CLIP in that mean for classes seen in training."""
     ensemble_beta: Fraction
@@ -236,6 +251,21 @@ class Ovr(Block):
     """Train CLIP's logit scale, which the public code forgets to freeze."""
     train_projection: bool = True
     """Train ConvNeXt-Base's projection, which it forgets too; Large's is frozen anyway."""
+
+
+class Adapter(Block):
+    """The two phases in which Mask-Adapter is trained, and differences between its two families."""
+
+    phase: Literal["warmup", "mixed"] = "mixed"
+    """warmup: ground-truth masks; mixed: half of them, and proposals that match."""
+    cosine_weight: NonNegative = 5.0
+    """Weight of the distance between a proposal's embedding and that of the mask it matches."""
+    matching_cut: Fraction = 0.4
+    """Probability from which on a pixel belongs to a proposal when it is matched."""
+    detach_truth: bool = True
+    """Let that distance move the proposal's embedding alone, as over fcclip; false: both."""
+    train_void: bool = True
+    """Train the embedding of void, although the head that uses it is frozen."""
 
 
 class Train(Block):
@@ -287,8 +317,12 @@ class Train(Block):
     """Pooling scales of representation compensation; inputs must be 32 x the largest wide."""
     proposals: Text | None = None
     """Checkpoint of the frozen model that proposes masks; {experiment} and {seed} are filled in."""
+    start: Text | None = None
+    """Checkpoint from whose adapter training starts, written likewise; null: random weights."""
     ovr: Ovr = Ovr()
     """OVRCOAT's loss on CLIP's class probabilities; no other model has it."""
+    adapter: Adapter = Adapter()
+    """The two phases in which Mask-Adapter is trained; no other model has them."""
     validation: Validation | None = None
     """Scores, pictures and `best.safetensors` while training; null: none."""
 
@@ -395,6 +429,8 @@ class AblationPart(Block):
     """The parameter that is changed, such as train.rc_weight."""
     value: Any
     """Its value in this cell."""
+    also: Overrides = {}
+    """Keys that have to change with it, such as the recipe of another method."""
 
 
 class AblationSweep(Block):

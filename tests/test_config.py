@@ -157,8 +157,10 @@ def test_released_weights_are_evaluated_as_their_experiment_is(file):
     assert released.input.test == trained.input.test
     assert released.data.train == trained.data.train
     for variant in released.variants:
-        weights = released.for_variant(variant).weights
-        assert weights.startswith("weights/released/") and released.clip.pretrained == weights
+        recipe = released.for_variant(variant)
+        assert recipe.weights.startswith("weights/released/")
+        if recipe.model.name != "maskclippp":  # whose released file holds no text tower
+            assert recipe.clip.pretrained == recipe.weights
 
 
 @pytest.mark.parametrize("file", [f for f in MAFTP if f in TRAINED], ids=lambda file: file.stem)

@@ -62,6 +62,11 @@ def export_model(
     """
     if any(side < SIZE_DIVISIBILITY or side % SIZE_DIVISIBILITY for side in size):
         raise MaftpError(f"--size {size[0]} {size[1]}: both must be multiples of 32")
+    if not loaded.model.exportable:
+        raise MaftpError(
+            f"{loaded.params.model.name} cannot be exported: its two networks see the image at "
+            "sizes of their own; export the model that proposes its masks"
+        )
     _check_outputs(out)
     path = ImagePath(loaded.model)
     inputs = text_inputs(loaded, names)
@@ -111,7 +116,8 @@ def _check_outputs(out: Path) -> None:
 def text_inputs(loaded: Loaded, names: Sequence[str]) -> dict[str, Tensor]:
     """Return `text`, `rows` and `seen` of a vocabulary."""
     embeddings = loaded.model.text_embeddings(tuple(names))
-    seen = seen_categories(names, loaded.training_names or ())
+    known = loaded.model.proposal_names or loaded.training_names or ()
+    seen = seen_categories(names, known)
     return {
         "text": embeddings.weight.cpu().float(),
         "rows": embeddings.rows.cpu(),

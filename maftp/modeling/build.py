@@ -15,6 +15,7 @@ from maftp.modeling.clip_backbone import ClipBackbone, find_pretrained
 from maftp.modeling.content_dependent_transfer import ContentDependentTransfer
 from maftp.modeling.fcclip import FCCLIP
 from maftp.modeling.maft_plus import LossWeights, MaftPlus
+from maftp.modeling.mask_adapter import AdaptedSegmenter
 from maftp.modeling.maskclippp import MaskCLIPpp
 from maftp.modeling.ovrcoat import OVRCOAT
 from maftp.modeling.segmentation_head import SegmentationHead
@@ -30,6 +31,7 @@ METHODS: dict[str, Callable[..., Segmenter]] = {
     "fcclip": FCCLIP.from_params,
     "ovrcoat": OVRCOAT.from_params,
     "maskclippp": MaskCLIPpp.from_params,
+    "mask_adapter": AdaptedSegmenter.from_params,
 }
 """By `model.name`, what takes parameters and the shared parts; MAFT+ needs a teacher besides."""
 
@@ -100,9 +102,11 @@ def load_model(
     load_clip = find_pretrained(params.clip) if weights is None else None
     model = build_model(params, num_training_classes=1, load_clip=load_clip, teacher=False)
     if weights is not None:
-        vocabulary = load_weights(model, weights).get("training_vocabulary")
-        if vocabulary is not None:
-            model.set_training_vocabulary(vocabulary)
+        noted = load_weights(model, weights)
+        if noted.get("training_vocabulary") is not None:
+            model.set_training_vocabulary(noted["training_vocabulary"])
+        proposing = noted.get("proposal_vocabulary")
+        model.proposal_names = None if proposing is None else tuple(proposing)
     if isinstance(model, MaftPlus):
         model.make_teacher = partial(_make_teacher, params, weights)
     return model.to(device).eval()
@@ -130,12 +134,12 @@ def check_training_width(params: Params) -> None:
         ParamsError: names the keys.
     """
     train = params.input.train
-    panoptic = train.mapper == "panoptic"
-    side = train.crop_size if panoptic else min(train.short_side, train.max_side)
+    cropped = train.mapper != "semantic"
+    side = train.crop_size if cropped else min(train.short_side, train.max_side)
     width = SIZE_DIVISIBILITY * math.ceil(side / SIZE_DIVISIBILITY)
     wanted = SIZE_DIVISIBILITY * max(params.train.rc_scales)
     if width < wanted:
-        key = "input.train.crop_size" if panoptic else "input.train.short_side"
+        key = "input.train.crop_size" if cropped else "input.train.short_side"
         raise ParamsError(
             f"{key}: training images can be {width} pixels wide, but representation compensation "
             f"with train.rc_scales {list(params.train.rc_scales)} needs {wanted}; raise it, leave "

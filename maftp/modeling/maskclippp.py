@@ -103,6 +103,7 @@ class MaskCLIPpp(Segmenter):
 
     trunk_prefix = "visual_encoder."
     released_parts = ("visual_encoder.", "psm.")
+    takes_proposals = True
     mask_kind = "probabilities"
     exportable = False
 

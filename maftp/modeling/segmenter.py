@@ -83,6 +83,8 @@ class Segmenter(nn.Module):
     """Released checkpoints may hold entries of parts that their authors removed."""
     trunk_prefix: ClassVar[str] = "backbone."
     """How the entries begin that learn at CLIP's rate."""
+    takes_proposals: ClassVar[bool] = False
+    """The head is that of another model, and stays frozen."""
     mask_kind: ClassVar[MaskKind] = "logits"
     """What the masks hold that `scores` returns."""
     exportable: ClassVar[bool] = True

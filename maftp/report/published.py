@@ -21,7 +21,7 @@ from maftp.results import UNION
 
 _SEMANTIC = ("A-847", "A-150", "PC-459", "PC-59", "PAS-20")
 _PANOPTIC = ("PQ", "SQ", "RQ")
-_OF_TRAINING = ("train.", "input.train.", "weights", "clip.pretrained")
+_OF_TRAINING = ("train.", "input.train.", "weights", "clip.pretrained", "clip.stochastic_depth")
 """Keys that say nothing of an evaluation of released weights."""
 _SHOWN = 3
 

@@ -50,6 +50,19 @@ def tiny_params(tmp_path_factory) -> Params:
             "maftp": {},
             "fcclip": {"model": {"name": "fcclip"}},
             "ovrcoat": {"model": {"name": "ovrcoat"}},
+            "maskclippp": {
+                "model": {
+                    "name": "maskclippp",
+                    "maskclippp": {"student_short_side": 64, "proposal_short_side": 96},
+                }
+            },
+            "over_fcclip": {"model": {"name": "mask_adapter", "mask_adapter": {"width": 16}}},
+            "over_maftp": {
+                "model": {
+                    "name": "mask_adapter",
+                    "mask_adapter": {"width": 16, "family": "maftp", "mask_cut": 0.45},
+                }
+            },
         },
     }
     (folder / "tiny.yaml").write_text(yaml.safe_dump(overlay, sort_keys=False))

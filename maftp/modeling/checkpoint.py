@@ -134,7 +134,9 @@ def describe(state: Mapping[str, Tensor]) -> str:
     size = {128: "ConvNeXt-Base", 192: "ConvNeXt-Large"}.get(width, f"a {width}-wide ConvNeXt")
     if not any(name.startswith("sem_seg_head.") for name in state):
         return "no segmentation model" if width is None else f"CLIP weights alone ({size})"
-    kind = "maftp" if any(name.startswith("cdt.") for name in state) else "fcclip"
+    kinds = {"visual_encoder.": "maskclippp", "mask_adapter.": "mask_adapter", "cdt.": "maftp"}
+    found = (kind for prefix, kind in kinds.items() if any(n.startswith(prefix) for n in state))
+    kind = next(found, "fcclip")
     return f"{kind} without CLIP" if width is None else f"{kind} with {size}"
 
 

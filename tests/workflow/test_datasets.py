@@ -18,7 +18,6 @@ from maftp.data.download import fetch
 from maftp.data.layout import archives_dir
 from maftp.data.unpack import unpack_source
 from maftp.needs import needs_of
-from maftp.needs import needs_of
 from tests.data.conftest import on_the_web, write_world
 from tests.workflow.conftest import BIN, ROOT, Checkout
 

@@ -169,6 +169,8 @@ class Cdt(Block):
 class MaskClippp(Block):
     """MaskCLIP++: a second CLIP that names the masks of a frozen model."""
 
+    student: Literal["convnext", "eva02_l"] = "convnext"
+    """The second CLIP: of the kind of `clip`, or EVA02-L with a text tower of its own."""
     student_short_side: Positive = 512
     """Shorter side of the second CLIP's input at inference, in pixels."""
     proposal_short_side: Positive = 800
@@ -317,6 +319,8 @@ class Train(Block):
     """Pooling scales of representation compensation; inputs must be 32 x the largest wide."""
     proposals: Text | None = None
     """Checkpoint of the frozen model that proposes masks; {experiment} and {seed} are filled in."""
+    student: Text | None = None
+    """Weight file of EVA-CLIP for the student eva02_l, written likewise."""
     start: Text | None = None
     """Checkpoint from whose adapter training starts, written likewise; null: random weights."""
     ovr: Ovr = Ovr()

@@ -30,7 +30,7 @@ EVALUATION_ONLY = (
     "weights",
 )
 """Keys that change no trained weight."""
-OTHER_WEIGHTS = ("proposals", "start")
+OTHER_WEIGHTS = ("proposals", "start", "student")
 """Keys of `train` that name a checkpoint of another run, or in the grid a cell."""
 FOLDER = "ablations"
 """Below results/: the runs of grids, apart from those of the tables, as DVC versions them apart."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maftp.losses.batch_share import current_share
+from maftp.losses.batch_share import BatchShare
 
 
-def balanced_mask_loss(logits: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]]) -> Tensor:
+def balanced_mask_loss(
+    logits: Sequence[Tensor], labels: Sequence[Tensor], share: BatchShare
+) -> Tensor:
     """Return the weighted sum of the masks' cross-entropies.
 
     Mask j of image b weighs 1 / (images with masks * classes in b * masks of j's class in b):
@@ -19,18 +21,18 @@ def balanced_mask_loss(logits: Sequence[Tensor], targets: Sequence[Mapping[str, 
 
     Args:
         logits: per image (G, K), without void.
-        targets: per image "labels" (G,) int64 in [0, K).
+        labels: per image (G,) int64 in [0, K).
+        share: the part of the batch that the images are.
 
     Returns:
         Scalar; zero, attached to the graph, when no image has a mask.
     """
-    share = current_share(targets)
     images = sum(masks > 0 for masks in share.masks) / share.parts  # in a part, on average
     total = torch.stack([image.float().sum() * 0 for image in logits]).sum()
-    for image, target in zip(logits, targets, strict=True):
-        if len(target["labels"]):
-            losses = F.cross_entropy(image.float(), target["labels"], reduction="none")
-            total = total + (losses * mask_weights(target["labels"])).sum() / images
+    for image, classes in zip(logits, labels, strict=True):
+        if len(classes):
+            losses = F.cross_entropy(image.float(), classes, reduction="none")
+            total = total + (losses * mask_weights(classes)).sum() / images
     return total
 
 

@@ -17,6 +17,7 @@ from maftp.modeling.fcclip import FCCLIP
 from maftp.modeling.maft_plus import LossWeights, MaftPlus
 from maftp.modeling.mask_adapter import AdaptedSegmenter
 from maftp.modeling.maskclippp import MaskCLIPpp
+from maftp.modeling.maskclippp_eva import EvaMaskCLIPpp
 from maftp.modeling.ovrcoat import OVRCOAT
 from maftp.modeling.segmentation_head import SegmentationHead
 from maftp.modeling.segmenter import SIZE_DIVISIBILITY, Inference, Normalisation, Segmenter
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
 METHODS: dict[str, Callable[..., Segmenter]] = {
     "fcclip": FCCLIP.from_params,
     "ovrcoat": OVRCOAT.from_params,
-    "maskclippp": MaskCLIPpp.from_params,
+    "maskclippp": lambda params, **parts: (
+        EvaMaskCLIPpp if params.model.maskclippp.student == "eva02_l" else MaskCLIPpp
+    ).from_params(params, **parts),
     "mask_adapter": AdaptedSegmenter.from_params,
 }
 """By `model.name`, what takes parameters and the shared parts; MAFT+ needs a teacher besides."""

@@ -10,7 +10,7 @@ take the place of proposals.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +19,8 @@ from detectron2.structures import ImageList
 from torch import Tensor, nn
 
 from maftp.losses.balanced_masks import balanced_mask_loss
+from maftp.losses.batch_share import current_share
+from maftp.losses.iou_matching import resized
 from maftp.modeling.clip_backbone import joint_embedding, trunk_features
 from maftp.modeling.content_dependent_transfer import dense_tokens
 from maftp.modeling.fcclip import ensemble_weights
@@ -110,32 +112,31 @@ class MaskCLIPpp(Segmenter):
     def __init__(
         self,
         *,
-        psm: ImageConditionedText,
+        visual_encoder: nn.Module,
+        psm: nn.Module,
         student_short_side: int,
         proposal_short_side: int,
         alpha: float | None,
         beta: float | None,
-        stochastic_depth: bool = False,
         trust_weight: float = 0.0,
         **parts: Any,
     ) -> None:
-        """Join the parts; the student starts as a copy of the backbone's visual tower.
+        """Join the parts.
 
         Args:
+            visual_encoder: the student's visual tower.
             psm: conditions the text on the image.
             student_short_side: shorter side of the student's input at inference.
             proposal_short_side: shorter side of the proposing network's.
             alpha: weight of the student for seen classes; None leaves the head's classes out.
             beta: weight of the student for the others.
-            stochastic_depth: drop residual blocks of the student at random in training.
             trust_weight: of COAT, at inference.
             parts: the arguments of `Segmenter`.
         """
         super().__init__(criterion=None, **parts)
         for proposing in (self.sem_seg_head, self.void_embedding):
             proposing.requires_grad_(False)
-        visual = copy.deepcopy(self.backbone.clip_model.visual)
-        self.visual_encoder = StudentEncoder(visual, stochastic_depth=stochastic_depth)
+        self.visual_encoder = visual_encoder
         self.psm = psm
         self.student_short_side = student_short_side
         self.proposal_short_side = proposal_short_side
@@ -144,27 +145,21 @@ class MaskCLIPpp(Segmenter):
 
     @classmethod
     def from_params(cls, params: Params, **parts: Any) -> MaskCLIPpp:
-        """Build it from `params.model.maskclippp`; `parts` as in `Segmenter`."""
-        own = params.model.maskclippp
-        alone = params.model.ensemble == "clip"
-        alpha, beta = (None, None) if alone else ensemble_weights(params)
-        model = cls(
-            psm=ImageConditionedText(
-                embed_dim=parts["backbone"].embed_dim,
-                num_heads=own.num_heads,
-                dropout=own.attention_dropout,
-            ),
-            student_short_side=own.student_short_side,
-            proposal_short_side=own.proposal_short_side,
-            alpha=alpha,
-            beta=beta,
+        """Build it from `params.model.maskclippp`; `parts` as in `Segmenter`.
+
+        The student starts as a copy of the backbone's visual tower, which is CLIP's at this time.
+        """
+        backbone, own = parts["backbone"], params.model.maskclippp
+        student = StudentEncoder(
+            copy.deepcopy(backbone.clip_model.visual),
             stochastic_depth=params.clip.stochastic_depth,
-            trust_weight=params.model.trust_weight,
-            **{name: part for name, part in parts.items() if name != "criterion"},
         )
         if params.execution.gradient_checkpointing:
-            model.visual_encoder.proxy.trunk.set_grad_checkpointing(True)
-        return model
+            student.proxy.trunk.set_grad_checkpointing(True)
+        psm = ImageConditionedText(
+            embed_dim=backbone.embed_dim, num_heads=own.num_heads, dropout=own.attention_dropout
+        )
+        return cls(visual_encoder=student, psm=psm, **naming_parts(params, parts))
 
     @property
     def architecture(self) -> dict[str, Any]:
@@ -183,24 +178,25 @@ class MaskCLIPpp(Segmenter):
         dense, tokens = self._see(images)
         chosen = text[draw_synonyms(rows)]  # (K, D)
         adapted = self.psm(chosen, tokens)  # (B, K, D)
-        size = dense.shape[-2:]
-        logits = [
-            self._compare(dense[i : i + 1], _resize(target["masks"].float(), size)[None], text_rows)
-            for i, (target, text_rows) in enumerate(zip(targets, adapted, strict=True))
-        ]  # (1, G, K)
-        return {"loss_ce": balanced_mask_loss([image[0] for image in logits], targets)}
+        size = tuple(dense.shape[-2:])
+        logits = []
+        for index, target in enumerate(targets):
+            masks = resized(target["masks"].float(), size)[None]  # (1, G, h, w)
+            logits.append(self._compare(dense[index : index + 1], masks, adapted[index]))
+        labels = [target["labels"] for target in targets]
+        loss = balanced_mask_loss([image[0] for image in logits], labels, current_share(targets))
+        return {"loss_ce": loss}
 
     def infer(
         self, batched_inputs: BatchedInputs, images: ImageList, text: Tensor, rows: Tensor
     ) -> list[Result]:
         """See `Segmenter.infer`: each network resizes the normalised images for itself."""
-        proposing = _resized(images, self.proposal_short_side)
+        proposing = _resized(images, self.proposal_short_side, SIZE_DIVISIBILITY)
         features = self.backbone(proposing.tensor)
         outputs = self.sem_seg_head(features, text, rows, auxiliary=False)
         masks = outputs["pred_masks"].sigmoid()  # (B, Q, h, w), on the proposing canvas / 4
-        logits = self.name_masks(
-            masks, proposing, _resized(images, self.student_short_side), text, rows
-        )
+        student = _resized(images, self.student_short_side, self.size_divisibility)
+        logits = self.name_masks(masks, proposing, student, text, rows)
         scores = self._scores(outputs["pred_logits"], logits)
         sized = [
             {"height": size[0], "width": size[1], **item}
@@ -221,7 +217,7 @@ class MaskCLIPpp(Segmenter):
             rows: (K, n), the rows of each class.
         """
         dense, tokens = self._see(student.tensor)
-        weights = torch.stack(list(_student_masks(masks, proposing, student, dense.shape[-2:])))
+        weights = torch.stack(list(student_masks(masks, proposing, student, dense.shape[-2:])))
         synonyms = self._compare(dense, weights, self.psm(text[:-1], tokens))  # (B, Q, S)
         return best_rows(synonyms, rows)
 
@@ -252,6 +248,21 @@ class MaskCLIPpp(Segmenter):
         )
 
 
+def naming_parts(params: Params, parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments that do not depend on the student."""
+    own = params.model.maskclippp
+    alone = params.model.ensemble == "clip"
+    alpha, beta = (None, None) if alone else ensemble_weights(params)
+    return {
+        "student_short_side": own.student_short_side,
+        "proposal_short_side": own.proposal_short_side,
+        "alpha": alpha,
+        "beta": beta,
+        "trust_weight": params.model.trust_weight,
+        **{name: part for name, part in parts.items() if name != "criterion"},
+    }
+
+
 def draw_synonyms(rows: Tensor) -> Tensor:
     """Draw a row of the text for each class: one of its synonyms, (K,) of rows (K, n)."""
     counts = 1 + (rows[:, 1:] != rows[:, :-1]).sum(1)  # a class with fewer repeats its last
@@ -267,15 +278,15 @@ def shorter_side_to(size: tuple[int, int], short_side: int) -> tuple[int, int]:
     return int(height * short_side / width), short_side
 
 
-def _resized(images: ImageList, short_side: int) -> ImageList:
+def _resized(images: ImageList, short_side: int, divisibility: int) -> ImageList:
     """Resize normalised images, without antialiasing as the public code, and pad them anew."""
-    resized = [
-        _resize(image, shorter_side_to(tuple(image.shape[-2:]), short_side)) for image in images
+    found = [
+        resized(image, shorter_side_to(tuple(image.shape[-2:]), short_side)) for image in images
     ]
-    return ImageList.from_tensors(resized, size_divisibility=SIZE_DIVISIBILITY)
+    return ImageList.from_tensors(found, size_divisibility=divisibility)
 
 
-def _student_masks(
+def student_masks(
     masks: Tensor, proposing: ImageList, student: ImageList, size: Sequence[int]
 ) -> Iterator[Tensor]:
     """Yield each image's masks (Q, *size) on the student's padded canvas at stride 32."""
@@ -286,10 +297,4 @@ def _student_masks(
         frame = Frame(tuple(proposing.tensor.shape[-2:]), tuple(before), tuple(after))
         fitted = frame.fit(frame.upsample(masks[image]))
         padding = (0, canvas[1] - after[1], 0, canvas[0] - after[0])
-        yield _resize(F.pad(fitted, padding), size)
-
-
-def _resize(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize maps (C, h, w) bilinearly; as a batch, because there may be none."""
-    maps = maps[:, None]
-    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)[:, 0]
+        yield resized(F.pad(fitted, padding), tuple(size))

@@ -81,10 +81,12 @@ class Segmenter(nn.Module):
     """Prefixes of what a released checkpoint holds where that is not the whole model."""
     released_surplus: ClassVar[bool] = False
     """Released checkpoints may hold entries of parts that their authors removed."""
-    trunk_prefix: ClassVar[str] = "backbone."
+    trunk_prefix: ClassVar[str | tuple[str, ...]] = "backbone."
     """How the entries begin that learn at CLIP's rate."""
     takes_proposals: ClassVar[bool] = False
     """The head is that of another model, and stays frozen."""
+    size_divisibility: ClassVar[int] = SIZE_DIVISIBILITY
+    """Sides of the padded input are multiples of it."""
     mask_kind: ClassVar[MaskKind] = "logits"
     """What the masks hold that `scores` returns."""
     exportable: ClassVar[bool] = True
@@ -315,12 +317,12 @@ class Segmenter(nn.Module):
         return targets
 
     def preprocess(self, batched_inputs: BatchedInputs) -> ImageList:
-        """Normalise the images and pad them at right and bottom to one size, a multiple of 32."""
+        """Normalise the images and pad them at right and bottom to one size."""
         images = [
             (item["image"].to(self.device).float() - self.pixel_mean) / self.pixel_std
             for item in batched_inputs
         ]
-        return ImageList.from_tensors(images, size_divisibility=SIZE_DIVISIBILITY)
+        return ImageList.from_tensors(images, size_divisibility=self.size_divisibility)
 
     def results(
         self, batched_inputs: BatchedInputs, images: ImageList, scores: Tensor, masks: Tensor

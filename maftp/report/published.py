@@ -45,11 +45,12 @@ def match_recipe(params: Mapping[str, Any], *, released: str | None = None) -> M
     """Compare recorded parameters with the published recipes.
 
     Args:
-        params: nested blocks of params.yaml, as manifests hold them; what is missing differs.
+        params: nested blocks of params.yaml, as manifests hold them; what is missing differs, but
+            for keys that earlier versions had not.
         released: name in the catalog of the authors' weights that were evaluated; only the keys of
             the evaluation count then. None for a training of our own.
     """
-    flat = _flat(params)
+    flat = _read()["unrecorded"] | _flat(params)
     recipes = _read()["recipes"]
     if released is not None:
         name = _read()["released"].get(released)
@@ -115,7 +116,7 @@ def _read() -> dict[str, dict[str, Any]]:
     text = files("maftp.report").joinpath("published_recipes.yaml").read_text()
     values = yaml.safe_load(text)
     recipes = {name: values["common"] | own for name, own in values["recipes"].items()}
-    return {"recipes": recipes, "released": values["released"]}
+    return {"recipes": recipes, **{key: values[key] for key in ("released", "unrecorded")}}
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -93,7 +93,9 @@ def _check_groups(model: nn.Module, groups: ParameterGroups, *, known: Iterable[
 
 def _parameters_without_decay(model: nn.Module) -> set[int]:
     owners = (module for module in model.modules() if isinstance(module, NOT_DECAYED))
-    return {id(parameter) for owner in owners for parameter in owner.parameters(recurse=False)}
+    exempt = {id(parameter) for owner in owners for parameter in owner.parameters(recurse=False)}
+    tables = getattr(model, "not_decayed", list)()  # of a model that has any
+    return exempt | {id(parameter) for parameter in tables}
 
 
 def build_scheduler(optimizer: AdamW, *, params: Params) -> LambdaLR:

@@ -44,6 +44,7 @@ def prepare(
     worker: Worker,
     proposals: Path | None = None,
     start: Path | None = None,
+    student: Path | None = None,
 ) -> tuple[nn.Module, BatchFactory]:
     """Build the model with its training vocabulary and the source of batches.
 
@@ -55,6 +56,7 @@ def prepare(
         worker: which share of every batch is this worker's.
         proposals: weights of the frozen model that proposes masks, for methods that have one.
         start: weights whose adapter training goes on from.
+        student: EVA-CLIP's weights, where the student is one.
     """
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
@@ -63,6 +65,7 @@ def prepare(
     from maftp.data.mapper import PanopticMapper, SemanticMapper
     from maftp.data.semantic_crops import SemanticCrop, SemanticJitter
     from maftp.modeling.build import build_model
+    from maftp.modeling.maskclippp_eva import load_student
     from maftp.modeling.proposals import load_adapter, load_proposals
     from maftp.modeling.text_classifier import TextEmbeddings
 
@@ -86,6 +89,8 @@ def prepare(
         )
     if start is not None:
         load_adapter(model, start)
+    if student is not None:
+        load_student(model, student)
     try:
         model.set_training_vocabulary(names, TextEmbeddings.load(embeddings))
     except DataError as error:

@@ -164,9 +164,9 @@ def test_panoptic_and_instances(fixture, settings, model, monkeypatch):
 
 
 def binarise(model, monkeypatch):
-    whole = maskclippp._student_masks
+    whole = maskclippp.student_masks
     monkeypatch.setattr(
-        maskclippp, "_student_masks", lambda *a: ((m > 0.5).float() for m in whole(*a))
+        maskclippp, "student_masks", lambda *a: ((m > 0.5).float() for m in whole(*a))
     )
 
 

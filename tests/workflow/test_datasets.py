@@ -70,6 +70,8 @@ ALIKE = {
     "ovrcoat_large_panoptic_released": "maftp_large_panoptic_released",
     "maskclippp_base": "maftp_base",
     "maskclippp_base_released": "maftp_base_released",
+    "maskclippp_eva_large": "maftp_base",
+    "maskclippp_eva_large_released": "maftp_base_released",
     "maskadapter_maftp_base": "maftp_base",
     "maskadapter_maftp_base_released": "maftp_base_released",
     "maskadapter_maftp_large": "maftp_base",

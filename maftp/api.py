@@ -28,8 +28,6 @@ from maftp.regions import NOTHING, Region, class_regions, enlarge, segment_regio
 from maftp.results import MANIFEST, read_json
 
 if TYPE_CHECKING:
-    from maftp.modeling.fcclip import FCCLIP
-    from maftp.modeling.maft_plus import MaftPlus
     from maftp.modeling.segmenter import Segmenter
 
 logger = logging.getLogger(__name__)
@@ -163,7 +161,7 @@ class Predictor:
 class Loaded:
     """A model in evaluation mode, with what it was made of."""
 
-    model: MaftPlus | FCCLIP
+    model: Segmenter
     params: Params
     weights: Path
 
@@ -231,7 +229,7 @@ def load_model(
     experiment: str | Path | Params,
     weights: str | Path | None = None,
     device: str | torch.device = "cpu",
-) -> MaftPlus | FCCLIP:
+) -> Segmenter:
     """Build the model of an experiment, in evaluation mode.
 
     Args:
@@ -251,7 +249,7 @@ def load_model(
 
 
 def segment(
-    model: MaftPlus | FCCLIP,
+    model: Segmenter,
     image: NDArray[np.uint8],
     vocabulary: Sequence[str] | str,
     *,

@@ -98,16 +98,16 @@ class Data(Block):
 class TrainInput(Block):
     """From a training image to the network's input."""
 
-    mapper: Literal["semantic", "panoptic"]
-    """semantic: resize and flip; panoptic: flip, large-scale jitter and a square crop."""
+    mapper: Literal["semantic", "panoptic", "semantic_crop", "semantic_jitter"]
+    """semantic: resize; panoptic, semantic_jitter: jitter, crop; semantic_crop: crop, colours."""
     short_side: Positive
     """Shorter side after resizing, in pixels (semantic mapper)."""
     max_side: Positive
-    """Upper limit of the longer side after resizing, in pixels (semantic mapper)."""
+    """Upper limit of the longer side after resizing, in pixels (semantic, semantic_crop)."""
     crop_size: Positive
-    """Side of the square crop, in pixels (panoptic mapper)."""
+    """Side of the square crop, in pixels (all but the semantic mapper)."""
     scale_range: Annotated[tuple[AboveZero, AboveZero], AfterValidator(_ascending)]
-    """Smallest and largest factor of the large-scale jitter (panoptic mapper)."""
+    """Smallest and largest size before the crop, in crops (all but the semantic mapper)."""
     flip: Fraction
     """Probability of a horizontal flip."""
 
@@ -166,11 +166,39 @@ class Cdt(Block):
     """released: chunks across channels, as in released weights; spatial: one token per pixel."""
 
 
+class MaskClippp(Block):
+    """MaskCLIP++: a second CLIP that names the masks of a frozen model."""
+
+    student: Literal["convnext", "eva02_l"] = "convnext"
+    """The second CLIP: of the kind of `clip`, or EVA02-L with a text tower of its own."""
+    student_short_side: Positive = 512
+    """Shorter side of the second CLIP's input at inference, in pixels."""
+    proposal_short_side: Positive = 800
+    """Shorter side of the frozen model's input at inference, in pixels."""
+    num_heads: Positive = 8
+    """Attention heads from text to image; they must divide CLIP's embedding dimension."""
+    attention_dropout: Fraction = 0.1
+    """Share of that attention which is dropped in training."""
+
+
+class MaskAdapter(Block):
+    """Mask-Adapter: a network that decides where under a mask CLIP's features are pooled."""
+
+    family: Literal["fcclip", "maftp"] = "fcclip"
+    """What proposes masks; over maftp the text is adapted to the image as there."""
+    mask_cut: Fraction = 0.5
+    """Probability above which a pixel belongs to a mask that the adapter is given."""
+    width: Positive = 768
+    """Channels of the adapter's blocks."""
+    maps: Positive = 16
+    """Attention maps per mask, whose embeddings are averaged."""
+
+
 class Model(Block):
     """Architecture; weights fit the one they were trained with."""
 
-    name: Literal["maftp", "fcclip"]
-    """maftp: CLIP fine-tuned with the method; fcclip: the baseline, frozen CLIP."""
+    name: Literal["maftp", "fcclip", "ovrcoat", "maskclippp", "mask_adapter"]
+    """maftp: fine-tuned CLIP; fcclip: the baseline, frozen CLIP; docs/methods.md tells of all."""
     num_queries: Positive
     """Queries; each proposes one mask, so no image gets more segments than this."""
     hidden_dim: Positive
@@ -191,6 +219,12 @@ class Model(Block):
     """Content-dependent transfer of the text embeddings."""
     ensemble: Literal["geometric", "head", "clip"] = "geometric"
     """Class scores of fcclip: geometric mean of head and CLIP, or one of them alone."""
+    trust_weight: Fraction = 0.0
+    """COAT: share by which CLIP's confidence in a class lowers the head's probability of void."""
+    maskclippp: MaskClippp = MaskClippp()
+    """MaskCLIP++: a second CLIP that names the masks of a frozen model."""
+    mask_adapter: MaskAdapter = MaskAdapter()
+    """Mask-Adapter: a network that decides where under a mask CLIP's features are pooled."""
     ensemble_alpha: Fraction
     """Weight of CLIP in that mean for classes seen in training."""
     ensemble_beta: Fraction
@@ -208,6 +242,34 @@ class Validation(Block):
     """How many of its images to score, from the first on; null: all."""
 
 
+class Ovr(Block):
+    """OVRCOAT's loss on CLIP's class probabilities, and quirks of the public code."""
+
+    weight: NonNegative = 0.1
+    """Weight of the loss; 0 leaves it out."""
+    double_softmax: bool = True
+    """Take probabilities for logits, as the public code does; false: plain cross-entropy."""
+    train_logit_scale: bool = True
+    """Train CLIP's logit scale, which the public code forgets to freeze."""
+    train_projection: bool = True
+    """Train ConvNeXt-Base's projection, which it forgets too; Large's is frozen anyway."""
+
+
+class Adapter(Block):
+    """The two phases in which Mask-Adapter is trained, and differences between its two families."""
+
+    phase: Literal["warmup", "mixed"] = "mixed"
+    """warmup: ground-truth masks; mixed: half of them, and proposals that match."""
+    cosine_weight: NonNegative = 5.0
+    """Weight of the distance between a proposal's embedding and that of the mask it matches."""
+    matching_cut: Fraction = 0.4
+    """Probability from which on a pixel belongs to a proposal when it is matched."""
+    detach_truth: bool = True
+    """Let that distance move the proposal's embedding alone, as over fcclip; false: both."""
+    train_void: bool = True
+    """Train the embedding of void, although the head that uses it is frozen."""
+
+
 class Train(Block):
     """Recipe: every value here changes the trained weights."""
 
@@ -223,6 +285,12 @@ class Train(Block):
     """Weight decay of AdamW."""
     power: NonNegative
     """Exponent of the polynomial decay of the learning rate; 0 keeps it constant."""
+    schedule: Literal["poly", "cosine", "steps"] = "poly"
+    """poly: by `power`; cosine: half a wave to `final_rate`; steps: a tenth at each milestone."""
+    final_rate: Fraction = 0.0
+    """Share of the learning rate at which the cosine schedule ends."""
+    milestones: tuple[Positive, ...] = ()
+    """Optimizer steps at which the schedule `steps` divides the learning rate by ten."""
     clip_gradients: AboveZero
     """Upper limit of the gradient's L2 norm over all weights; a larger gradient is scaled down."""
     amp: bool
@@ -249,6 +317,16 @@ class Train(Block):
     """Weight of representation compensation; 0 leaves it out."""
     rc_scales: Several[Positive]
     """Pooling scales of representation compensation; inputs must be 32 x the largest wide."""
+    proposals: Text | None = None
+    """Checkpoint of the frozen model that proposes masks; {experiment} and {seed} are filled in."""
+    student: Text | None = None
+    """Weight file of EVA-CLIP for the student eva02_l, written likewise."""
+    start: Text | None = None
+    """Checkpoint from whose adapter training starts, written likewise; null: random weights."""
+    ovr: Ovr = Ovr()
+    """OVRCOAT's loss on CLIP's class probabilities; no other model has it."""
+    adapter: Adapter = Adapter()
+    """The two phases in which Mask-Adapter is trained; no other model has them."""
     validation: Validation | None = None
     """Scores, pictures and `best.safetensors` while training; null: none."""
 
@@ -334,6 +412,8 @@ class Evaluate(Block):
     """Lowest class probability of a panoptic segment."""
     overlap_threshold: Fraction
     """Share of its own area that a panoptic segment must win against the others."""
+    instance_quality: Literal["probability", "logit"] = "probability"
+    """What an instance's score takes of its mask: mean probability, or logit as OVRCOAT's code."""
     shuffle_vocabulary: bool
     """Control: permute the class names; an open-vocabulary model must fail on it."""
     max_images: Positive | None
@@ -355,6 +435,8 @@ class AblationPart(Block):
     """The parameter that is changed, such as train.rc_weight."""
     value: Any
     """Its value in this cell."""
+    also: Overrides = {}
+    """Keys that have to change with it, such as the recipe of another method."""
 
 
 class AblationSweep(Block):

@@ -33,7 +33,7 @@ from maftp.blocks import (
     Train,
 )
 from maftp.errors import ParamsError
-from maftp.grid import FOLDER, PREFIX, Grid, expand
+from maftp.grid import FOLDER, OTHER_WEIGHTS, PREFIX, Grid, expand
 from maftp.yaml_file import read_yaml
 
 
@@ -95,6 +95,10 @@ class Params(Block):
                 # trained cells have weights of their own
                 where = f"ablations.{group}.{name}.key"
                 _refuse_shared(cell.key, where=where, shared=(*SHARED, "weights"))
+        for name, part in grid.parts.items():
+            for key in _dotted(part.also):
+                where = f"ablations.parts.{name}.also"
+                _refuse_shared(key, where=where, shared=(*SHARED, "weights"))
 
     def for_variant(self, variant: str) -> Params:
         """Return these parameters with the overrides of `variant` applied and no variants left.
@@ -109,6 +113,15 @@ class Params(Block):
         raise ParamsError(
             f"variant {variant!r} is not in the parameters; known: {', '.join(self.variants)}"
         )
+
+    def other_weights(self, seed: int) -> dict[str, Path]:
+        """Return the checkpoints of other runs that a training takes, by what it takes of them."""
+        named = {name: getattr(self.train, name) for name in OTHER_WEIGHTS}
+        return {
+            name: Path(path.format(experiment=self.experiment, seed=seed))
+            for name, path in named.items()
+            if path is not None
+        }
 
     @cached_property
     def grid(self) -> Grid:
@@ -223,7 +236,7 @@ MOVED = {
 """Keys of version 0.1, by their old name."""
 
 
-_REPLACED = ("variants", "overrides", "parts", "sweeps")
+_REPLACED = ("variants", "overrides", "parts", "sweeps", "also")
 """Blocks that a later file replaces instead of merging."""
 
 
@@ -279,6 +292,7 @@ def json_schema() -> dict[str, Any]:
     variants = schema["properties"]["variants"]
     variants["patternProperties"] = dict.fromkeys(variants["patternProperties"], whole)
     schema["$defs"]["Ablations"]["properties"]["overrides"] |= whole
+    schema["$defs"]["AblationPart"]["properties"]["also"] |= whole
     return {"$schema": _LayerSchema.schema_dialect} | schema
 
 

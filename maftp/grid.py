@@ -1,8 +1,9 @@
 """The ablation grid: cells that differ from one another in one parameter each.
 
-A grid grows from the full model. A part changes one key of a cell and is a cell itself; a sweep
-tries several values of one key. Cells with equal parameters are one run, and cells that differ in
-evaluation only share their weights. Works on plain values, before they are checked.
+A grid grows from the full model. A part changes one key of a cell, and what has to change `also`,
+and is a cell itself; a sweep tries several values of one key. Cells with equal parameters are one
+run, and cells that differ in evaluation only share their weights. Works on plain values, before
+they are checked.
 """
 
 from __future__ import annotations
@@ -23,9 +24,14 @@ EVALUATION_ONLY = (
     "model.ensemble",
     "model.ensemble_alpha",
     "model.ensemble_beta",
+    "model.trust_weight",
+    "model.maskclippp.student_short_side",
+    "model.maskclippp.proposal_short_side",
     "weights",
 )
 """Keys that change no trained weight."""
+OTHER_WEIGHTS = ("proposals", "start", "student")
+"""Keys of `train` that name a checkpoint of another run, or in the grid a cell."""
 FOLDER = "ablations"
 """Below results/: the runs of grids, apart from those of the tables, as DVC versions them apart."""
 
@@ -97,7 +103,8 @@ class _Builder:
     def part(self, name: str, part: Mapping[str, Any]) -> None:
         where = f"ablations.parts.{name}"
         start = self._start(part["start"], where)
-        run = self.add(name, _changed(self.runs[start], part["key"], part["value"], where))
+        values = _changed(self.runs[start], part["key"], part["value"], where)
+        run = self.add(name, self._with_weights_of_cells(_overlaid(values, part.get("also") or {})))
         self.rows.append(Row("parts", part["title"], run, start, part["key"], part["value"]))
 
     def sweep(self, name: str, sweep: Mapping[str, Any]) -> None:
@@ -134,6 +141,15 @@ class _Builder:
         self.run_of[cell] = name
         self.runs[name] = self._known[name]
         return name
+
+    def _with_weights_of_cells(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Let a training take the weights of cells that it names."""
+        for key in OTHER_WEIGHTS:
+            train = values.get("train", {})
+            if (cell := train.get(key)) in self.run_of:
+                run = self.run_of[cell]
+                train[key] = self.runs[run].get("weights") or _weights(run)
+        return values
 
     def _start(self, cell: str, where: str) -> str:
         if cell not in self.run_of:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from maftp.config import Params
 from maftp.data.catalog import Catalog
+from maftp.errors import ParamsError
 
 _RELEASED = "weights/released/"
 
@@ -38,6 +39,7 @@ def needs_of(params: Params, catalog: Catalog) -> Needs:
 
     Raises:
         DataError: the catalog lacks a benchmark or a data set.
+        ParamsError: released weights are taken that no variant says how to read.
     """
     weights = {name: params.for_variant(name).weights for name in params.variants}
     grid = params.ablations if params.ablations and params.ablations.full in weights else None
@@ -51,6 +53,13 @@ def needs_of(params: Params, catalog: Catalog) -> Needs:
     names = catalog.source_of_vocabulary(catalog.dataset(params.data.train).vocabulary)
     sources = [s for name in [*datasets, *kin] for s in catalog.dataset(name).sources]
     released = {Path(w).stem: v for v, w in weights.items() if (w or "").startswith(_RELEASED)}
+    others = [w for name in weights for w in params.for_variant(name).other_weights(0).values()]
+    for other in others:
+        if str(other).startswith(_RELEASED) and other.stem not in released:
+            raise ParamsError(
+                f"train.proposals: {other} belongs to no variant; add one that evaluates it, with "
+                "the model and the CLIP that it is of"
+            )
     return Needs(
         scored=scored,
         validated=validated,

@@ -34,14 +34,25 @@ def values_of(params, run: str) -> dict:
     return params.for_variant(run).model_dump(mode="json", exclude={"weights"})
 
 
+def dotted(values: dict, prefix: str = "") -> list[str]:
+    return [
+        name
+        for key, value in values.items()
+        for name in (
+            dotted(value, f"{prefix}{key}.") if isinstance(value, dict) else [prefix + key]
+        )
+    ]
+
+
 def test_every_cell_differs_from_its_neighbour_in_the_named_parameter_alone(params):
     for row in params.grid.rows:
         if row.start is None:
             continue
         start, run = values_of(params, row.start), values_of(params, row.run)
-        wanted = [] if row.run == row.start else [row.key]
-        changed = different_keys(start, run)
-        assert changed == wanted, f"{row.title}: {changed}"
+        wanted = set() if row.run == row.start else {row.key}
+        also = next((p.also for p in params.ablations.parts.values() if p.title == row.title), {})
+        changed = set(different_keys(start, run))
+        assert wanted <= changed <= wanted | set(dotted(also)), f"{row.title}: {changed}"
         expected = list(row.value) if isinstance(row.value, tuple) else row.value
         assert get_key(run, row.key) == expected
 
@@ -55,8 +66,11 @@ def test_equal_cells_are_one_run(params):
 def test_cells_that_differ_in_evaluation_only_share_their_weights(params):
     grid = params.grid
     shared = {run: values["weights"] for run, values in grid.runs.items() if values["weights"]}
-    source = "results/ablations/{experiment}/ablation-frozen/seed{seed}/weights.safetensors"
-    assert shared == {"ablation-ensemble-head": source, "ablation-ensemble-clip": source}
+    source = "results/ablations/{experiment}/ablation-{}/seed{seed}/weights.safetensors"
+    frozen, ovr = (source.replace("{}", name) for name in ("frozen", "ovr"))
+    of_frozen = ["ensemble-head", "ensemble-clip", *(f"coat-{x}" for x in (0.25, 0.5, 0.75, 1.0))]
+    expected = {f"ablation-{name}": frozen for name in of_frozen} | {"ablation-ovrcoat": ovr}
+    assert shared == expected
 
 
 def test_the_grid_holds_the_ablations_of_the_method(miniature):
@@ -67,7 +81,7 @@ def test_the_grid_holds_the_ablations_of_the_method(miniature):
     studies = {study for study, _ in rows}
     assert studies == {
         "parts", "rc_weight", "rc_scales", "cdt_form", "cdt_heads", "cdt_layers", "cdt_tokens",
-        "mask_aware", "templates", "ensemble",
+        "mask_aware", "templates", "ensemble", "coat", "ovr_softmax", "ovr_scale",
     }  # fmt: skip
     frozen = miniature.for_variant("ablation-frozen")
     assert (frozen.model.name, frozen.model.cdt.enabled, frozen.train.rc_weight) == (
@@ -110,6 +124,17 @@ def test_a_cell_with_other_evaluation_uses_the_weights_it_names():
     assert [row.run for row in grid.rows] == ["maftp", "maftp", "ablation-n-2"]
     weights = grid.runs["ablation-n-2"]["weights"]
     assert weights == "results/{experiment}/maftp/seed{seed}/weights.safetensors"
+
+
+def test_a_cell_takes_the_weights_of_another_that_it_names():
+    also = {"train": {"steps": 9, "proposals": "full"}}
+    part = {"title": "x", "start": "full", "key": "train.rate", "value": 2, "also": also}
+    full = "results/{experiment}/maftp/seed{seed}/weights.safetensors"
+    grid = expand(VARIANTS, grid_of(parts={"x": part}))
+    assert grid.runs["ablation-x"]["train"] == {"rate": 2, "steps": 9, "proposals": full}
+    grid = expand(VARIANTS, grid_of(parts={"x": part}, overrides={"train": {"steps": 3}}))
+    cell = "results/ablations/{experiment}/ablation-full/seed{seed}/weights.safetensors"
+    assert grid.runs["ablation-x"]["train"]["proposals"] == cell
 
 
 def test_the_given_values_are_not_changed():

@@ -38,7 +38,7 @@ ALLOWED = {
     "tracking": BASE,
     "losses": {"constants", "errors", "config"},
     "modeling": BASE | {"ops", "losses", "data.vocabulary"},
-    "needs": {"config", "data.catalog"},
+    "needs": {"config", "data.catalog", "errors"},
     "machine": BASE | {"data.catalog", "data.layout"},
     "miniworld": BASE | {"data"},
     "training": BASE | {"ops", "data", "losses", "modeling", "tracking", "evaluation"},

@@ -19,10 +19,9 @@ from maftp.api import Loaded
 from maftp.data.vocabulary import seen_categories
 from maftp.errors import MaftpError
 from maftp.files import atomic_path, check_output, write_json
-from maftp.modeling.fcclip import FCCLIP
 from maftp.modeling.maft_plus import MaftPlus
 from maftp.modeling.postprocessing import semantic_inference
-from maftp.modeling.segmenter import SIZE_DIVISIBILITY
+from maftp.modeling.segmenter import SIZE_DIVISIBILITY, Segmenter
 from maftp.ops.ms_deform_attn import decompositions
 
 logger = logging.getLogger(__name__)
@@ -63,6 +62,11 @@ def export_model(
     """
     if any(side < SIZE_DIVISIBILITY or side % SIZE_DIVISIBILITY for side in size):
         raise MaftpError(f"--size {size[0]} {size[1]}: both must be multiples of 32")
+    if not loaded.model.exportable:
+        raise MaftpError(
+            f"{loaded.params.model.name} cannot be exported: its two networks see the image at "
+            "sizes of their own; export the model that proposes its masks"
+        )
     _check_outputs(out)
     path = ImagePath(loaded.model)
     inputs = text_inputs(loaded, names)
@@ -112,7 +116,8 @@ def _check_outputs(out: Path) -> None:
 def text_inputs(loaded: Loaded, names: Sequence[str]) -> dict[str, Tensor]:
     """Return `text`, `rows` and `seen` of a vocabulary."""
     embeddings = loaded.model.text_embeddings(tuple(names))
-    seen = seen_categories(names, loaded.training_names or ())
+    known = loaded.model.proposal_names or loaded.training_names or ()
+    seen = seen_categories(names, known)
     return {
         "text": embeddings.weight.cpu().float(),
         "rows": embeddings.rows.cpu(),
@@ -218,7 +223,7 @@ _OPEN: dict[Format, Callable[[Path], Runner]] = {
 class ImagePath(nn.Module):
     """Semantic scores of one image for the classes of its text input."""
 
-    def __init__(self, model: MaftPlus | FCCLIP) -> None:
+    def __init__(self, model: Segmenter) -> None:
         """Copy what inference needs of a model; the text tower and the teacher are left out."""
         super().__init__()
         kept = copy.deepcopy(model).cpu().float().eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -38,8 +39,10 @@ def train(
     """
     from maftp.data.layout import datasets_root, manifest_path
     from maftp.training.launch import launch
+    from maftp.training.worker import prepare
 
     recipe = read_params(params).for_variant(variant)
+    others = recipe.other_weights(seed)
     launch(
         recipe,
         variant=variant,
@@ -47,7 +50,11 @@ def train(
         clip=clip,
         embeddings=text,
         out=out,
-        inputs=[manifest_path(datasets_root(recipe.data.root), recipe.data.train)],
+        inputs=[
+            manifest_path(datasets_root(recipe.data.root), recipe.data.train),
+            *others.values(),
+        ],
+        prepare=partial(prepare, **others),
         attempt=attempt,
     )
 

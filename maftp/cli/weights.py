@@ -21,13 +21,20 @@ def clip(*, variant: str = "maftp", out: NewFile, params: ParamFiles = PARAMS) -
 
 
 def released_weights(
-    name: str, /, *, variant: str = "maftp", out: NewFile, params: ParamFiles = PARAMS
+    name: str,
+    /,
+    *,
+    variant: str = "maftp",
+    clip: Path | None = None,
+    out: NewFile,
+    params: ParamFiles = PARAMS,
 ) -> None:
     """Check every entry of a downloaded released checkpoint and keep it as .safetensors.
 
     Args:
         name: name in the catalog, such as maftp_b.
         variant: variant it belongs to.
+        clip: CLIP's weights (.safetensors), for a checkpoint that holds the trained part alone.
         out: .safetensors file to write.
     """
     from maftp.data.download import fetch
@@ -42,6 +49,8 @@ def released_weights(
         out,
         name=name,
         num_training_classes=catalog.dataset(recipe.data.train).classes,
+        clip=clip,
+        proposals=recipe.other_weights(seed=0).get("proposals") if clip else None,
     )
 
 

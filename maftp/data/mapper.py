@@ -52,17 +52,14 @@ class SemanticMapper:
         Raises:
             DataError: a file is missing or damaged, or the label's size is not the image's.
         """
-        image, label = _read_pair(record, "sem_seg_file_name", modes=("L", "P", "I;16"))
+        image, label = read_semantic_pair(record)
         flip = rng.random() < self.flip
         size = resized_size(*label.shape, short_side=self.short_side, max_side=self.max_side)
         resized = resize_image(image, *size)
         target = resize_label(label, *size)
         if flip:
             resized, target = resized[:, ::-1], target.flip(1)
-        present = torch.bincount(target.flatten().int()).nonzero().flatten()
-        classes = present[present != self.ignore_label]
-        masks = DisjointMasks(target, classes)
-        return _item(record, resized, image.shape, classes, masks)
+        return semantic_item(record, resized, image.shape, target, ignore_label=self.ignore_label)
 
 
 class PanopticMapper:
@@ -187,6 +184,29 @@ def check_sizes(image: np.ndarray, label: np.ndarray, image_file: str, label_fil
             f"{label_file}: label of {label.shape[1]} x {label.shape[0]} pixels, but its image"
             f" {image_file} has {image.shape[1]} x {image.shape[0]}; convert the dataset again"
         )
+
+
+def read_semantic_pair(record: Record) -> tuple[np.ndarray, np.ndarray]:
+    """Return the upright image (H, W, 3) of a record and its label map (H, W).
+
+    Raises:
+        DataError: a file is missing or damaged, or their sizes differ.
+    """
+    return _read_pair(record, "sem_seg_file_name", modes=("L", "P", "I;16"))
+
+
+def semantic_item(
+    record: Record,
+    image: np.ndarray,
+    original: tuple[int, ...],
+    target: torch.Tensor,
+    *,
+    ignore_label: int,
+) -> dict[str, Any]:
+    """Return a training sample with one mask per class of a label map (H, W), ascending."""
+    present = torch.bincount(target.flatten().int()).nonzero().flatten()
+    classes = present[present != ignore_label]
+    return _item(record, image, original, classes, DisjointMasks(target, classes))
 
 
 def _read_pair(

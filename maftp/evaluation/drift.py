@@ -152,10 +152,10 @@ def _regions(
     masks = masks.to(model.device)
     text, rows = model.classifier(model.test_names)
     names, embedded = [], []
-    for backbone in (original, model.backbone):
+    for backbone in (original, model.naming_clip):
         dense = backbone(images.tensor)["res5"]
         vectors = backbone.visual_head(mask_pool(dense, masks))  # (1, R, D)
-        logits = classify(vectors, text, backbone.logit_scale, rows)
+        logits = classify(vectors, text, original.logit_scale, rows)  # no scale changes a name
         names.append(logits[0, :, :-1].argmax(-1))
         embedded.append(vectors[0])
     kept = has_area(masks, dense.shape[-2:])[0].tolist()

@@ -22,6 +22,10 @@ Draws = tuple[Tensor, Tensor, Tensor]
 choose uncertain points from (L, N, C, 2) and points that are kept (L, N, R, 2)."""
 
 
+Pairs = tuple[Tensor, Tensor]
+"""(N,) queries, indices into those of all images (B, Q) flattened, and (N,) classes of targets."""
+
+
 class SetCriterion(nn.Module):
     """Matches every prediction call with the targets anew and sums three losses over the pairs.
 
@@ -89,6 +93,12 @@ class SetCriterion(nn.Module):
             `loss_ce`, `loss_mask`, `loss_dice` of the last call, and the same with suffix `_i` of
             the i-th before it.
         """
+        return self.with_matches(predictions, targets)[0]
+
+    def with_matches(
+        self, predictions: Predictions, targets: Sequence[Mapping[str, Tensor]]
+    ) -> tuple[dict[str, Tensor], Pairs]:
+        """Return the losses, as `forward`, and the pairs of the last call, for further ones."""
         share = current_share(targets)
         matching, candidates, uniform = self._draw(share, predictions.masks)
         matches = self.matcher(predictions.logits, predictions.masks, targets, matching)
@@ -101,11 +111,12 @@ class SetCriterion(nn.Module):
         parts = {name: losses.unbind() for name, losses in of_calls.items()}
         calls = len(parts["loss_ce"])
         suffixes = {calls - 1: ""} | {index: f"_{index}" for index in range(calls - 1)}
-        return {
+        named = {
             name + suffix: losses[call]
             for call, suffix in suffixes.items()
             for name, losses in parts.items()
         }
+        return named, last_pairs(matches, targets, *predictions.logits.shape[1:3])
 
     def _draw(self, share: BatchShare, masks: Tensor) -> Draws:
         """Draw the points of all calls in the order of the public code: the last call's first."""
@@ -176,6 +187,22 @@ class SetCriterion(nn.Module):
         labels = _sample_targets(targets, points.view(calls, pairs, -1, 2), matches)  # (L, N, P)
         num_masks = count_masks(targets)
         return mask_loss(logits, labels, num_masks), dice_loss(logits, labels, num_masks)
+
+
+def last_pairs(
+    matches: Matches, targets: Sequence[Mapping[str, Tensor]], calls: int, queries: int
+) -> Pairs:
+    """Return the matched pairs of the last call.
+
+    Args:
+        matches: of all calls.
+        targets: per image "labels" (G,).
+        calls: their number, L.
+        queries: their number, Q.
+    """
+    last = matches.queries[-1]
+    rows = last // (calls * queries) * queries + last % queries
+    return rows, torch.cat([target["labels"] for target in targets])[matches.targets[-1]]
 
 
 def _pair_masks(predictions: Predictions, matches: Matches) -> Tensor:

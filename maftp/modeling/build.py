@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,14 +15,28 @@ from maftp.modeling.clip_backbone import ClipBackbone, find_pretrained
 from maftp.modeling.content_dependent_transfer import ContentDependentTransfer
 from maftp.modeling.fcclip import FCCLIP
 from maftp.modeling.maft_plus import LossWeights, MaftPlus
+from maftp.modeling.mask_adapter import AdaptedSegmenter
+from maftp.modeling.maskclippp import MaskCLIPpp
+from maftp.modeling.maskclippp_eva import EvaMaskCLIPpp
+from maftp.modeling.ovrcoat import OVRCOAT
 from maftp.modeling.segmentation_head import SegmentationHead
-from maftp.modeling.segmenter import SIZE_DIVISIBILITY, Inference, Normalisation
+from maftp.modeling.segmenter import SIZE_DIVISIBILITY, Inference, Normalisation, Segmenter
 from maftp.modeling.text_classifier import TEMPLATES
 
 if TYPE_CHECKING:
     import torch
 
     from maftp.config import Params
+
+METHODS: dict[str, Callable[..., Segmenter]] = {
+    "fcclip": FCCLIP.from_params,
+    "ovrcoat": OVRCOAT.from_params,
+    "maskclippp": lambda params, **parts: (
+        EvaMaskCLIPpp if params.model.maskclippp.student == "eva02_l" else MaskCLIPpp
+    ).from_params(params, **parts),
+    "mask_adapter": AdaptedSegmenter.from_params,
+}
+"""By `model.name`, what takes parameters and the shared parts; MAFT+ needs a teacher besides."""
 
 
 def build_model(
@@ -31,7 +46,7 @@ def build_model(
     load_clip: Path | None,
     teacher: bool,
     whole_teacher: bool = False,
-) -> MaftPlus | FCCLIP:
+) -> Segmenter:
     """Build the model of `params.model` on the CPU, or on torch's default device.
 
     Args:
@@ -47,9 +62,8 @@ def build_model(
     """
     backbone = ClipBackbone.from_params(params, weights=load_clip)
     parts = _shared_parts(params, backbone, num_training_classes)
-    if params.model.name == "fcclip":
-        alpha, beta = _ensemble_weights(params)
-        return FCCLIP(alpha=alpha, beta=beta, **parts)
+    if params.model.name != "maftp":
+        return METHODS[params.model.name](params, **parts)
     compensated = teacher and params.train.rc_weight > 0
     if compensated:
         check_training_width(params)
@@ -68,13 +82,14 @@ def build_model(
             compensation=params.train.rc_weight,
             scales=params.train.rc_scales,
         ),
+        trust_weight=params.model.trust_weight,
         **parts,
     )
 
 
 def load_model(
     params: Params, weights: Path | None, device: str | torch.device = "cpu"
-) -> MaftPlus | FCCLIP:
+) -> Segmenter:
     """Build the model of `params.model` for inference and fill it.
 
     Args:
@@ -90,9 +105,11 @@ def load_model(
     load_clip = find_pretrained(params.clip) if weights is None else None
     model = build_model(params, num_training_classes=1, load_clip=load_clip, teacher=False)
     if weights is not None:
-        vocabulary = load_weights(model, weights).get("training_vocabulary")
-        if vocabulary is not None:
-            model.set_training_vocabulary(vocabulary)
+        noted = load_weights(model, weights)
+        if noted.get("training_vocabulary") is not None:
+            model.set_training_vocabulary(noted["training_vocabulary"])
+        proposing = noted.get("proposal_vocabulary")
+        model.proposal_names = None if proposing is None else tuple(proposing)
     if isinstance(model, MaftPlus):
         model.make_teacher = partial(_make_teacher, params, weights)
     return model.to(device).eval()
@@ -105,13 +122,6 @@ def _make_teacher(params: Params, weights: Path | None) -> ClipBackbone:
         if load_teacher(teacher, weights):
             return teacher
     return build_teacher(params)
-
-
-def _ensemble_weights(params: Params) -> tuple[float, float]:
-    """Return the weights of CLIP for seen and for unseen classes."""
-    model = params.model
-    alone = {"head": (0.0, 0.0), "clip": (1.0, 1.0)}
-    return alone.get(model.ensemble, (model.ensemble_alpha, model.ensemble_beta))
 
 
 def build_teacher(params: Params) -> ClipBackbone:
@@ -127,12 +137,12 @@ def check_training_width(params: Params) -> None:
         ParamsError: names the keys.
     """
     train = params.input.train
-    panoptic = train.mapper == "panoptic"
-    side = train.crop_size if panoptic else min(train.short_side, train.max_side)
+    cropped = train.mapper != "semantic"
+    side = train.crop_size if cropped else min(train.short_side, train.max_side)
     width = SIZE_DIVISIBILITY * math.ceil(side / SIZE_DIVISIBILITY)
     wanted = SIZE_DIVISIBILITY * max(params.train.rc_scales)
     if width < wanted:
-        key = "input.train.crop_size" if panoptic else "input.train.short_side"
+        key = "input.train.crop_size" if cropped else "input.train.short_side"
         raise ParamsError(
             f"{key}: training images can be {width} pixels wide, but representation compensation "
             f"with train.rc_scales {list(params.train.rc_scales)} needs {wanted}; raise it, leave "
@@ -143,7 +153,7 @@ def check_training_width(params: Params) -> None:
 def _shared_parts(
     params: Params, backbone: ClipBackbone, num_training_classes: int
 ) -> dict[str, Any]:
-    """Build the arguments that both architectures share."""
+    """Build the arguments that all methods share."""
     evaluate = params.evaluate
     return {
         "backbone": backbone,
@@ -156,6 +166,7 @@ def _shared_parts(
             post_process_first=evaluate.post_process_first,
             object_threshold=evaluate.object_threshold,
             overlap_threshold=evaluate.overlap_threshold,
+            instance_quality=evaluate.instance_quality,
         ),
         "templates": TEMPLATES[: params.clip.templates],
         "panoptic_on": params.data.train == "coco_panoptic",

@@ -46,11 +46,12 @@ def load_weights(model: Segmenter, path: Path) -> dict[str, Any]:
     _check_architecture(metadata, model.architecture, path)
     own = model.state_dict()
     kept = {name: tensor for name, tensor in own.items() if name.endswith(DERIVED)}
-    if not any(name.startswith(TEACHER) for name in state):
-        kept |= {name: tensor for name, tensor in own.items() if name.startswith(TEACHER)}
-    unused = [name for name in state if name.startswith(TEACHER) and name not in own]
+    teacher = model.teacher_prefix
+    if not any(name.startswith(teacher) for name in state):
+        kept |= {name: tensor for name, tensor in own.items() if name.startswith(teacher)}
+    unused = [name for name in state if name.startswith(teacher) and name not in own]
     if unused:
-        logger.info("%s: left out %d entries %s*, not needed here", path, len(unused), TEACHER)
+        logger.info("%s: left out %d entries %s*, not needed here", path, len(unused), teacher)
         state = {name: tensor for name, tensor in state.items() if name not in set(unused)}
     wanted = {name: tensor for name, tensor in own.items() if name not in kept}
     fitted = fit_state(state, wanted, source=path, model=f"a {model.architecture['model']} model")
@@ -133,7 +134,9 @@ def describe(state: Mapping[str, Tensor]) -> str:
     size = {128: "ConvNeXt-Base", 192: "ConvNeXt-Large"}.get(width, f"a {width}-wide ConvNeXt")
     if not any(name.startswith("sem_seg_head.") for name in state):
         return "no segmentation model" if width is None else f"CLIP weights alone ({size})"
-    kind = "maftp" if any(name.startswith("cdt.") for name in state) else "fcclip"
+    kinds = {"visual_encoder.": "maskclippp", "mask_adapter.": "mask_adapter", "cdt.": "maftp"}
+    found = (kind for prefix, kind in kinds.items() if any(n.startswith(prefix) for n in state))
+    kind = next(found, "fcclip")
     return f"{kind} without CLIP" if width is None else f"{kind} with {size}"
 
 

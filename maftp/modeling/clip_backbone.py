@@ -94,16 +94,11 @@ class ClipBackbone(nn.Module):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Compute res2..res5 (B, C_i, H/s, W/s), s = 4, 8, 16, 32, of images (B, 3, H, W)."""
-        maps = self.clip_model.visual.trunk.forward_intermediates(
-            images, norm=True, intermediates_only=True
-        )
-        return dict(zip(STAGES, maps, strict=True))
+        return trunk_features(self.clip_model.visual, images)
 
     def visual_head(self, features: Tensor) -> Tensor:
         """Map pooled or dense features (..., C5) to the joint space (..., D), not normalised."""
-        visual = self.clip_model.visual
-        vectors = features.flatten(0, -2)[..., None, None]  # (n, C5, 1, 1)
-        return visual.head(visual.trunk.forward_head(vectors)).unflatten(0, features.shape[:-1])
+        return joint_embedding(self.clip_model.visual, features)
 
     @torch.no_grad()
     def encode_text(self, sentences: Sequence[str]) -> Tensor:
@@ -162,6 +157,18 @@ class ClipBackbone(nn.Module):
         if self.stochastic_depth:
             self.clip_model.visual.trunk.train(mode)
         return self
+
+
+def trunk_features(visual: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """Compute res2..res5 of a visual tower; see `ClipBackbone.forward`."""
+    maps = visual.trunk.forward_intermediates(images, norm=True, intermediates_only=True)
+    return dict(zip(STAGES, maps, strict=True))
+
+
+def joint_embedding(visual: nn.Module, features: Tensor) -> Tensor:
+    """Map features (..., C5) with the head of a visual tower; see `ClipBackbone.visual_head`."""
+    vectors = features.flatten(0, -2)[..., None, None]  # (n, C5, 1, 1)
+    return visual.head(visual.trunk.forward_head(vectors)).unflatten(0, features.shape[:-1])
 
 
 class _TextTower(nn.Module):

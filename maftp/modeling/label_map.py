@@ -15,20 +15,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maftp.modeling.postprocessing import Frame
+from maftp.modeling.postprocessing import Frame, MaskKind, mask_probabilities
 
 BLOCK_BYTES = 16 * 2**20
 """Memory of a block's scores; more is no faster, less costs calls."""
 
 
-def label_map(scores: Tensor, masks: Tensor, frame: Frame, *, masks_first: bool) -> Tensor:
+def label_map(
+    scores: Tensor, masks: Tensor, frame: Frame, *, masks_first: bool, kind: MaskKind = "logits"
+) -> Tensor:
     """Return the labels that `semantic_inference` and an argmax over the classes give.
 
     Args:
         scores: (Q, K + 1) log scores, void last.
-        masks: (Q, h, w) logits as they come out of the decoder.
+        masks: (Q, h, w) as they come out of the decoder.
         frame: sizes of canvas, image and result.
-        masks_first: resize the mask logits, not probabilities or scores, to the result's size.
+        masks_first: resize the masks, not probabilities or scores, to the result's size.
+        kind: what the masks hold.
 
     Returns:
         `frame.size`, int64 classes; the first of equal ones.
@@ -45,13 +48,13 @@ def label_map(scores: Tensor, masks: Tensor, frame: Frame, *, masks_first: bool)
         start, stop = int(above[0]), int(below[-1]) + 1
         block = _canvas_rows(masks, start, stop, frame.canvas)[..., : image_size[1]]  # (Q, n, w)
         if not masks_first:
-            block = block.sigmoid()
+            block = mask_probabilities(block, kind)
         if late:
             block = _combine(probabilities, block)
         if image_size != size:
             block = _resize(block, above - start, below - start, share, size[1])
         if masks_first:
-            block = block.sigmoid()
+            block = mask_probabilities(block, kind)
         if not late:
             block = _combine(probabilities, block)
         labels[first:last] = block.argmax(0)

@@ -44,6 +44,7 @@ class MaftPlus(Segmenter):
         teacher: ClipBackbone | None,
         cdt: ContentDependentTransfer | None,
         loss_weights: LossWeights,
+        trust_weight: float = 0.0,
         **parts: Any,
     ) -> None:
         """Join the parts; see `Segmenter` for the others.
@@ -52,12 +53,14 @@ class MaftPlus(Segmenter):
             teacher: frozen copy of the original CLIP, needed in training with compensation only.
             cdt: content-dependent transfer; None compares with the plain text embeddings.
             loss_weights: of the mask-aware loss and of representation compensation.
+            trust_weight: of COAT, at inference.
             parts: the arguments of `Segmenter`.
         """
         super().__init__(**parts)
         self.backbone_t = teacher  # its name in released checkpoints
         self.cdt = cdt
         self.loss_weights = loss_weights
+        self.trust_weight = trust_weight
         # What no loss reaches stays frozen: data-parallel training waits for every gradient.
         if loss_weights.mask_aware or loss_weights.compensation:
             self.backbone.unfreeze_trunk()
@@ -86,7 +89,9 @@ class MaftPlus(Segmenter):
     ) -> tuple[Tensor, Tensor]:
         """Let CLIP decide the class and the head whether there is one; see `Segmenter.scores`."""
         outputs, _, clip_logits = self._outputs(images, text, rows)
-        return class_scores(outputs.logits[:, -1], clip_logits), outputs.masks[:, -1]
+        head_logits = outputs.logits[:, -1]
+        scores = class_scores(head_logits, clip_logits, trust_weight=self.trust_weight)
+        return scores, outputs.masks[:, -1]
 
     def _outputs(
         self, images: Tensor, text: Tensor, rows: Tensor

@@ -28,9 +28,22 @@ def mask_pool(features: Tensor, mask_logits: Tensor) -> Tensor:
     Returns:
         (B, Q, C).
     """
-    mask = _binary_masks(mask_logits, features)
-    mask = mask / (mask.sum(dim=(-2, -1), keepdim=True) + 1e-8)  # before the sum: float16's range
-    return torch.einsum("bchw,bqhw->bqc", features, mask)
+    return soft_pool(features, _binary_masks(mask_logits, features), floor=1e-8)
+
+
+def soft_pool(features: Tensor, weights: Tensor, *, floor: float) -> Tensor:
+    """Average features with weights of their own size; all-zero weights give zeros.
+
+    Args:
+        features: (B, C, h, w).
+        weights: (B, Q, h, w), not negative.
+        floor: added to the sum of the weights.
+
+    Returns:
+        (B, Q, C).
+    """
+    weights = weights / (weights.sum(dim=(-2, -1), keepdim=True) + floor)  # float16's range
+    return torch.einsum("bchw,bqhw->bqc", features, weights)
 
 
 def has_area(mask_logits: Tensor, size: tuple[int, int]) -> Tensor:
@@ -69,21 +82,28 @@ def classify(embeddings: Tensor, text: Tensor, logit_scale: Tensor, rows: Tensor
 
 def best_synonyms(logits: Tensor, rows: Tensor) -> Tensor:
     """Reduce (..., S + 1) to (..., K + 1): the largest logit of each class, then void."""
+    return torch.cat([best_rows(logits, rows), logits[..., -1:]], dim=-1)
+
+
+def best_rows(logits: Tensor, rows: Tensor) -> Tensor:
+    """Reduce (..., S) to (..., K): the largest logit of each class."""
     winners = rows[:, 0] + logits.detach()[..., rows].argmax(-1)  # (..., K), the first of equals
-    return torch.cat([logits.gather(-1, winners), logits[..., -1:]], dim=-1)
+    return logits.gather(-1, winners)
 
 
-def class_scores(head_logits: Tensor, clip_logits: Tensor) -> Tensor:
+def class_scores(head_logits: Tensor, clip_logits: Tensor, *, trust_weight: float = 0.0) -> Tensor:
     """MAFT+: CLIP's class probabilities times the head's probability of an object.
 
     Args:
         head_logits: (B, Q, K + 1); only the probability of void is used.
         clip_logits: (B, Q, K + 1); the void column is not used.
+        trust_weight: COAT's, see `with_void`.
 
     Returns:
         (B, Q, K + 1) log scores; softmax of them gives the probabilities.
     """
-    return _with_void(clip_logits[..., :-1].softmax(-1), head_logits)
+    probabilities = clip_logits[..., :-1].softmax(-1)
+    return with_void(probabilities, head_logits, probabilities, trust_weight)
 
 
 def geometric_ensemble(
@@ -94,6 +114,8 @@ def geometric_ensemble(
     alpha: float,
     beta: float,
     valid: Tensor | None = None,
+    trust_weight: float = 0.0,
+    floored: bool = False,
 ) -> Tensor:
     """FC-CLIP: weighted geometric mean of the head's and CLIP's class probabilities.
 
@@ -106,6 +128,8 @@ def geometric_ensemble(
         alpha: weight of CLIP for seen classes, in [0, 1].
         beta: weight of CLIP for the other classes, in [0, 1].
         valid: (B, Q) bool; other queries are classified by the head alone. None: all are valid.
+        trust_weight: COAT's, see `with_void`.
+        floored: add the floor to the mean before it is normalised too, as MaskCLIP++ does.
 
     Returns:
         (B, Q, K + 1) log scores, as `class_scores`.
@@ -114,11 +138,31 @@ def geometric_ensemble(
     outer = clip_logits[..., :-1].log_softmax(-1)
     weight = torch.where(seen, alpha, beta).to(inner.dtype)  # (K,)
     mixed = inner * (1 - weight) + outer * weight
+    if floored:
+        mixed = torch.log(mixed.exp() + SCORE_FLOOR)
     if valid is not None:
         mixed = torch.where(valid[..., None], mixed, inner)
-    return _with_void(mixed.softmax(-1), head_logits)
+    return with_void(mixed.softmax(-1), head_logits, outer.exp(), trust_weight)
 
 
-def _with_void(probabilities: Tensor, head_logits: Tensor) -> Tensor:
+def with_void(
+    probabilities: Tensor, head_logits: Tensor, clip: Tensor, trust_weight: float = 0.0
+) -> Tensor:
+    """Share out between the classes and void, whose v becomes v (1 - trust_weight * max clip).
+
+    COAT (OVRCOAT, CVPR 2026): the head takes objects of new classes for background; where CLIP is
+    confident of a class, void is believed less. With a `trust_weight` of 0 it is the head's v.
+
+    Args:
+        probabilities: (B, Q, K), of the classes.
+        head_logits: (B, Q, K + 1); only the probability of void is used.
+        clip: (B, Q, K), CLIP's own probabilities.
+        trust_weight: in [0, 1].
+
+    Returns:
+        (B, Q, K + 1) log scores.
+    """
     void = head_logits.softmax(-1)[..., -1:]
+    if trust_weight:
+        void = void * (1 - trust_weight * clip.amax(-1, keepdim=True))
     return torch.log(torch.cat([probabilities * (1 - void), void], dim=-1) + SCORE_FLOOR)

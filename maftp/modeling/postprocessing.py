@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,9 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 MAX_INSTANCES = 100
+InstanceQuality = Literal["probability", "logit"]
+MaskKind = Literal["logits", "probabilities"]
+"""What masks hold when they are resized: most methods resize logits, MaskCLIP++ probabilities."""
 
 
 class Segment(TypedDict):
@@ -58,18 +61,24 @@ def confident_queries(scores: Tensor, threshold: float) -> Tensor:
     return labels.ne(scores.shape[-1] - 1) & (confidence > threshold)
 
 
-def semantic_inference(scores: Tensor, masks: Tensor) -> Tensor:
+def mask_probabilities(masks: Tensor, kind: MaskKind) -> Tensor:
+    """Return masks of a kind as probabilities."""
+    return masks.sigmoid() if kind == "logits" else masks
+
+
+def semantic_inference(scores: Tensor, masks: Tensor, *, kind: MaskKind = "logits") -> Tensor:
     """Sum every query's class probabilities over the image, weighted by its mask.
 
     Args:
         scores: (Q, K + 1) log scores, void last.
-        masks: (Q, H, W) logits.
+        masks: (Q, H, W).
+        kind: what they hold.
 
     Returns:
         (K, H, W), not normalised; values can exceed 1.
     """
     probabilities = scores.softmax(-1)[:, :-1]
-    return torch.einsum("qk,qhw->khw", probabilities, masks.sigmoid())
+    return torch.einsum("qk,qhw->khw", probabilities, mask_probabilities(masks, kind))
 
 
 def panoptic_inference(
@@ -79,15 +88,17 @@ def panoptic_inference(
     *,
     object_threshold: float,
     overlap_threshold: float,
+    kind: MaskKind = "logits",
 ) -> tuple[Tensor, list[Segment]]:
     """Give each pixel to the query with the largest product of class and mask probability.
 
     Args:
         scores: (Q, K + 1) log scores, void last.
-        masks: (Q, H, W) logits.
+        masks: (Q, H, W).
         things: class indices that are things; segments of one stuff class are joined.
         object_threshold: a query counts when its best class is not void and above this.
         overlap_threshold: and when it wins at least this part of its own area.
+        kind: what the masks hold.
 
     Returns:
         (H, W) int32 segment ids, 0 where there is none, and the segments in order of id.
@@ -98,7 +109,7 @@ def panoptic_inference(
     segments: list[Segment] = []
     if not keep.any():
         return ids, segments
-    probabilities = masks[keep].sigmoid()  # (n, H, W)
+    probabilities = mask_probabilities(masks[keep], kind)  # (n, H, W)
     winners = (confidence[keep, None, None] * probabilities).argmax(0)  # (H, W)
     stuff: dict[int, int] = {}
     for index, label in enumerate(labels[keep].tolist()):
@@ -118,13 +129,23 @@ def panoptic_inference(
     return ids, segments
 
 
-def instance_inference(scores: Tensor, masks: Tensor, things: Collection[int] | None) -> Instances:
+def instance_inference(
+    scores: Tensor,
+    masks: Tensor,
+    things: Collection[int] | None,
+    *,
+    quality: InstanceQuality = "probability",
+    kind: MaskKind = "logits",
+) -> Instances:
     """Take the best pairs of query and class as instances; boxes are not computed and stay zero.
 
     Args:
         scores: (Q, K + 1) log scores, void last.
-        masks: (Q, H, W) logits.
+        masks: (Q, H, W).
         things: keep these classes only; None keeps all.
+        quality: what the score has of the mask, the mean of its probabilities or of its logits;
+            with logits, as OVRCOAT's public code has it, scores exceed 1.
+        kind: what the masks hold.
 
     Returns:
         At most 100 instances with `pred_masks`, `pred_boxes`, `scores` and `pred_classes`.
@@ -138,13 +159,14 @@ def instance_inference(scores: Tensor, masks: Tensor, things: Collection[int] | 
         allowed = torch.tensor(sorted(things), dtype=labels.dtype, device=labels.device)
         keep = torch.isin(labels, allowed)
         best, labels, queries = best[keep], labels[keep], queries[keep]
-    logits = masks[queries]
-    inside = (logits > 0).float()
+    chosen = masks[queries]
+    inside = (chosen > (0.0 if kind == "logits" else 0.5)).float()
     area = inside.flatten(1).sum(1) + 1e-6
-    quality = (logits.sigmoid() * inside).flatten(1).sum(1) / area
+    values = chosen if quality == "logit" else mask_probabilities(chosen, kind)
+    quality_of_masks = (values * inside).flatten(1).sum(1) / area
     result = Instances(tuple(masks.shape[-2:]))
     result.pred_masks = inside
     result.pred_boxes = Boxes(torch.zeros(len(labels), 4, device=masks.device))
-    result.scores = best * quality
+    result.scores = best * quality_of_masks
     result.pred_classes = labels
     return result

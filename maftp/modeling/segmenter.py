@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,8 @@ from maftp.modeling.clip_backbone import ClipBackbone
 from maftp.modeling.label_map import label_map
 from maftp.modeling.postprocessing import (
     Frame,
+    InstanceQuality,
+    MaskKind,
     confident_queries,
     instance_inference,
     panoptic_inference,
@@ -36,6 +38,10 @@ Targets = Sequence[Mapping[str, Tensor]]
 SemanticOutput = Literal["scores", "labels", "nothing"]
 
 SIZE_DIVISIBILITY = 32
+NOT_SEEN = (
+    "the ensemble weighs classes by whether they were seen in training; call "
+    "set_training_vocabulary(names) first"
+)
 _KEPT_VOCABULARIES = 8
 
 
@@ -55,6 +61,7 @@ class Inference:
     """Resize masks (true) or scores (false); None: true with panoptic or instance output."""
     object_threshold: float
     overlap_threshold: float
+    instance_quality: InstanceQuality = "probability"
 
 
 class Segmenter(nn.Module):
@@ -68,19 +75,35 @@ class Segmenter(nn.Module):
 
     pixel_mean: Tensor
     pixel_std: Tensor
+    teacher_prefix: ClassVar[str] = "backbone_t."
+    """How the entries of a frozen copy of CLIP begin in released checkpoints."""
+    released_parts: ClassVar[tuple[str, ...]] = ()
+    """Prefixes of what a released checkpoint holds where that is not the whole model."""
+    released_surplus: ClassVar[bool] = False
+    """Released checkpoints may hold entries of parts that their authors removed."""
+    trunk_prefix: ClassVar[str | tuple[str, ...]] = "backbone."
+    """How the entries begin that learn at CLIP's rate."""
+    takes_proposals: ClassVar[bool] = False
+    """The head is that of another model, and stays frozen."""
+    size_divisibility: ClassVar[int] = SIZE_DIVISIBILITY
+    """Sides of the padded input are multiples of it."""
+    mask_kind: ClassVar[MaskKind] = "logits"
+    """What the masks hold that `scores` returns."""
+    exportable: ClassVar[bool] = True
+    """`scores` is the whole way from an image to its result."""
 
     def __init__(
         self,
         *,
         backbone: ClipBackbone,
         sem_seg_head: SegmentationHead,
-        criterion: SetCriterion,
+        criterion: SetCriterion | None,
         normalisation: Normalisation,
         inference: Inference,
         templates: Sequence[str] = TEMPLATES,
         panoptic_on: bool = False,
     ) -> None:
-        """Join the parts."""
+        """Join the parts; without a criterion no head is trained."""
         super().__init__()
         self.backbone = backbone
         self.sem_seg_head = sem_seg_head
@@ -95,6 +118,7 @@ class Segmenter(nn.Module):
         self.instance_on = False
         self.semantic_output: SemanticOutput = "scores"
         self.training_names: tuple[str, ...] | None = None
+        self.proposal_names: tuple[str, ...] | None = None
         self.test_names: tuple[str, ...] | None = None
         self.things: frozenset[int] = frozenset()
         self._embeddings: dict[tuple[str, ...], TextEmbeddings] = {}
@@ -104,6 +128,11 @@ class Segmenter(nn.Module):
     def architecture(self) -> dict[str, Any]:
         """What weights of equal shapes may differ in; stored with them."""
         raise NotImplementedError
+
+    @property
+    def naming_clip(self) -> nn.Module:
+        """The CLIP that names what lies under a mask."""
+        return self.backbone
 
     @property
     def device(self) -> torch.device:
@@ -128,6 +157,12 @@ class Segmenter(nn.Module):
         if self.training:
             targets = self.targets(batched_inputs, tuple(images.tensor.shape[-2:]))
             return self.losses(images.tensor, text, rows, targets)
+        return self.infer(batched_inputs, images, text, rows)
+
+    def infer(
+        self, batched_inputs: BatchedInputs, images: ImageList, text: Tensor, rows: Tensor
+    ) -> list[Result]:
+        """Return the results of `forward` from normalised images."""
         scores, masks = self.scores(images.tensor, text, rows, self.seen())
         return self.results(batched_inputs, images, scores, masks)
 
@@ -168,7 +203,7 @@ class Segmenter(nn.Module):
         """
         self.training_names = tuple(names)
         self._remember(self.training_names, embeddings)
-        if self.criterion.num_classes != len(names):
+        if self.criterion is not None and self.criterion.num_classes != len(names):
             weight = self.criterion.empty_weight.new_ones(len(names) + 1)
             weight[-1] = self.criterion.empty_weight[-1]
             self.criterion.num_classes = len(names)
@@ -226,12 +261,25 @@ class Segmenter(nn.Module):
     def seen(self) -> Tensor | None:
         """Tell which test classes share a synonym with a training class, (K,) bool.
 
-        None where the training classes are not known.
+        Training is that of the head: where it came from another run, that one's classes count.
+        None where they are not known.
         """
-        if self.training_names is None or self.test_names is None:
+        names = self.proposal_names or self.training_names
+        if names is None or self.test_names is None:
             return None
-        known = seen_categories(self.test_names, self.training_names)
+        known = seen_categories(self.test_names, names)
         return torch.tensor(known, device=self.device)
+
+    def known_seen(self) -> Tensor:
+        """Return `seen`, for an ensemble that cannot do without.
+
+        Raises:
+            MaftpError: the training classes are not known.
+        """
+        seen = self.seen()
+        if seen is None:
+            raise MaftpError(NOT_SEEN)
+        return seen
 
     def _remember(self, names: tuple[str, ...], embeddings: TextEmbeddings | None) -> None:
         if embeddings is None:
@@ -249,7 +297,7 @@ class Segmenter(nn.Module):
         groups: dict[str, list[tuple[str, nn.Parameter]]] = {"backbone": [], "head": []}
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
-                group = "backbone" if name.startswith("backbone.") else "head"
+                group = "backbone" if name.startswith(self.trunk_prefix) else "head"
                 groups[group].append((name, parameter))
         return groups
 
@@ -270,14 +318,17 @@ class Segmenter(nn.Module):
         return targets
 
     def preprocess(self, batched_inputs: BatchedInputs) -> ImageList:
-        """Normalise the images and pad them at right and bottom to one size, a multiple of 32.
+        """Normalise the images and pad them at right and bottom to one size.
 
         Pixels travel to the device as they are, in bytes as a rule. An item's `canvas`, a height
         and width, asks for at least that size.
         """
         sizes = [tuple(item["image"].shape[-2:]) for item in batched_inputs]
         wanted = [*sizes, *(item["canvas"] for item in batched_inputs if "canvas" in item)]
-        height, width = (_rounded_up(max(sides)) for sides in zip(*wanted, strict=True))
+        height, width = (
+            -(-max(sides) // self.size_divisibility) * self.size_divisibility
+            for sides in zip(*wanted, strict=True)
+        )
         # The mean colour outside the images becomes zero.
         padded = self.pixel_mean.expand(len(sizes), -1, height, width).clone()
         for place, item, (rows, columns) in zip(padded, batched_inputs, sizes, strict=True):
@@ -288,7 +339,7 @@ class Segmenter(nn.Module):
     def results(
         self, batched_inputs: BatchedInputs, images: ImageList, scores: Tensor, masks: Tensor
     ) -> list[Result]:
-        """Turn log scores (B, Q, K + 1) and mask logits (B, Q, H/4, W/4) into results per image."""
+        """Turn log scores (B, Q, K + 1) and masks (B, Q, H/4, W/4) into results per image."""
         canvas = tuple(images.tensor.shape[-2:])
         results = []
         for index, item in enumerate(batched_inputs):
@@ -309,11 +360,15 @@ class Segmenter(nn.Module):
                 self.things,
                 object_threshold=self.inference.object_threshold,
                 overlap_threshold=self.inference.overlap_threshold,
+                kind=self.mask_kind,
             )
         if self.instance_on:
             things = self.things if self.panoptic_on else None
             final = frame.fit(frame.upsample(masks))
-            result["instances"] = instance_inference(scores, final, things)
+            quality = self.inference.instance_quality
+            result["instances"] = instance_inference(
+                scores, final, things, quality=quality, kind=self.mask_kind
+            )
         return result
 
     def _semantic(self, scores: Tensor, masks: Tensor, frame: Frame) -> Result:
@@ -323,15 +378,13 @@ class Segmenter(nn.Module):
         if first is None:
             first = self.panoptic_on or self.instance_on
         if self.semantic_output == "labels":
-            return {"labels": label_map(scores, masks, frame, masks_first=first)}
+            kind = self.mask_kind
+            return {"labels": label_map(scores, masks, frame, masks_first=first, kind=kind)}
         upsampled = frame.upsample(masks)  # (Q, H, W)
         if first:
-            return {"sem_seg": semantic_inference(scores, frame.fit(upsampled))}
-        return {"sem_seg": frame.fit(semantic_inference(scores, upsampled))}
-
-
-def _rounded_up(side: int) -> int:
-    return -(-side // SIZE_DIVISIBILITY) * SIZE_DIVISIBILITY
+            upsampled = frame.fit(upsampled)
+        semantic = semantic_inference(scores, upsampled, kind=self.mask_kind)
+        return {"sem_seg": semantic if first else frame.fit(semantic)}
 
 
 def _forget_embeddings(model: Segmenter, incompatible: object) -> None:

@@ -1,8 +1,9 @@
 """The paper's scores beside those measured here, for runs of the paper's recipes only.
 
 What a run is called decides nothing: the parameters recorded with its results are compared with
-those of `published_recipes.yaml`. Published mIoU divides by the classes of ground truth or
-prediction (protocol a, Detectron2 up to v0.6), and so do the measured rows of the comparison.
+those of `published_recipes.yaml`. Most published mIoU divides by the classes of ground truth or
+prediction (protocol a, Detectron2 up to v0.6), some by those of the ground truth alone (b);
+`published.csv` says which, and the measured rows of the comparison follow it.
 """
 
 from __future__ import annotations
@@ -18,12 +19,9 @@ import yaml
 
 from maftp.results import UNION
 
-PROTOCOLS = {
-    **dict.fromkeys(("A-847", "A-150", "PC-459", "PC-59", "PAS-20"), "mIoU (a)"),
-    **dict.fromkeys(("PQ", "SQ", "RQ"), "ADE20K panoptic"),
-}
-"""What is compared, and the definition by which it was published and is measured."""
-_OF_TRAINING = ("train.", "input.train.", "weights", "clip.pretrained")
+_SEMANTIC = ("A-847", "A-150", "PC-459", "PC-59", "PAS-20")
+_PANOPTIC = ("PQ", "SQ", "RQ")
+_OF_TRAINING = ("train.", "input.train.", "weights", "clip.pretrained", "clip.stochastic_depth")
 """Keys that say nothing of an evaluation of released weights."""
 _SHOWN = 3
 
@@ -47,11 +45,12 @@ def match_recipe(params: Mapping[str, Any], *, released: str | None = None) -> M
     """Compare recorded parameters with the published recipes.
 
     Args:
-        params: nested blocks of params.yaml, as manifests hold them; what is missing differs.
+        params: nested blocks of params.yaml, as manifests hold them; what is missing differs, but
+            for keys that earlier versions had not.
         released: name in the catalog of the authors' weights that were evaluated; only the keys of
             the evaluation count then. None for a training of our own.
     """
-    flat = _flat(params)
+    flat = _read()["unrecorded"] | _flat(params)
     recipes = _read()["recipes"]
     if released is not None:
         name = _read()["released"].get(released)
@@ -94,14 +93,17 @@ def comparison(rows: pd.DataFrame) -> pd.DataFrame | None:
         released = group["released"].fillna("").iloc[0]
         seeds = f"{len(group)} seed" + ("s" if len(group) > 1 else "")
         weights = f"released weights {released}" if released else f"trained here, {seeds}"
-        for benchmark, protocol in PROTOCOLS.items():
-            values = published.set_index("source")[benchmark].dropna()
-            column = benchmark + UNION if protocol == "mIoU (a)" else benchmark
-            measured = group[column].mean() if column in group else None
-            if len(values) and not pd.isna(measured):
-                line = {"model": variant, "weights": weights, "benchmark": benchmark}
-                line |= {"protocol": protocol, **values, "measured here": measured}
-                lines.append(line | {"difference": measured - values.iloc[0]})
+        for benchmark in (*_SEMANTIC, *_PANOPTIC):
+            for protocol, same in published.groupby("protocol", sort=False):
+                values = same.set_index("source")[benchmark].dropna()
+                union = benchmark in _SEMANTIC and protocol == "a"
+                column = benchmark + UNION if union else benchmark
+                measured = group[column].mean() if column in group else None
+                if len(values) and not pd.isna(measured):
+                    name = f"mIoU ({protocol})" if benchmark in _SEMANTIC else "ADE20K panoptic"
+                    line = {"model": variant, "weights": weights, "benchmark": benchmark}
+                    line |= {"protocol": name, **values, "measured here": measured}
+                    lines.append(line | {"difference": measured - values.iloc[0]})
     if not lines:
         return None
     table = pd.DataFrame(lines)
@@ -114,7 +116,7 @@ def _read() -> dict[str, dict[str, Any]]:
     text = files("maftp.report").joinpath("published_recipes.yaml").read_text()
     values = yaml.safe_load(text)
     recipes = {name: values["common"] | own for name, own in values["recipes"].items()}
-    return {"recipes": recipes, "released": values["released"]}
+    return {"recipes": recipes, **{key: values[key] for key in ("released", "unrecorded")}}
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -179,6 +179,8 @@ def save_weights(path: Path, model: nn.Module, facts: Mapping[str, Any]) -> None
     """
     names = model.training_names
     noted = {**facts, **model.architecture, "training_vocabulary": names and list(names)}
+    if proposing := getattr(model, "proposal_names", None):
+        noted["proposal_vocabulary"] = list(proposing)
     state = model.state_dict()
     tensors = {name: state[name] for name in state if not name.startswith(TEACHER)}
     with atomic_path(path, durable=True) as temporary:

@@ -118,8 +118,8 @@ def memory_advice(params: Params, *, images: int | None = None, gpu: bool = Fals
             advice.append("lower execution.loader_workers")
         advice.append("give the job more memory (resources.train.memory_mb)")
     if images == 1:
-        panoptic = params.input.train.mapper == "panoptic"
-        smaller = "crop_size" if panoptic else "short_side and max_side"
+        cropped = params.input.train.mapper != "semantic"
+        smaller = "crop_size" if cropped else "short_side and max_side"
         advice.append(f"begin anew with a lower input.train.{smaller} or train.num_points")
     return ", or ".join(advice)
 

@@ -1,4 +1,4 @@
-"""AdamW with explicit parameter rules, the polynomial schedule, and gradient clipping.
+"""AdamW with explicit parameter rules, the schedules, and gradient clipping.
 
 Rules of the recipe, decided by a parameter's group and the module that owns it, never by its name:
 the CLIP trunk learns at a fraction of the rate; parameters of normalisation layers and embedding
@@ -7,6 +7,7 @@ tables do not decay, everything else does (other biases, layer scales and raw pa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -95,13 +96,29 @@ def _check_groups(model: nn.Module, groups: ParameterGroups, *, known: Iterable[
 
 def _parameters_without_decay(model: nn.Module) -> set[int]:
     owners = (module for module in model.modules() if isinstance(module, NOT_DECAYED))
-    return {id(parameter) for owner in owners for parameter in owner.parameters(recurse=False)}
+    exempt = {id(parameter) for owner in owners for parameter in owner.parameters(recurse=False)}
+    tables = getattr(model, "not_decayed", list)()  # of a model that has any
+    return exempt | {id(parameter) for parameter in tables}
 
 
 def build_scheduler(optimizer: AdamW, *, params: Params) -> LambdaLR:
-    """Return the schedule lr(t) = lr(0) * (1 - t / T)^power for 0-based step t of T, no warm-up."""
-    total, power = params.train.iterations, params.train.power
-    return LambdaLR(optimizer, lambda step: max(0.0, 1 - step / total) ** power)
+    """Return the schedule of `params.train`; none of them warms up."""
+    return LambdaLR(optimizer, lambda step: learning_rate_factor(step, params=params))
+
+
+def learning_rate_factor(step: int, *, params: Params) -> float:
+    """Return the share of the first learning rate at the 0-based `step` of T.
+
+    "poly" is (1 - t / T)^power; "cosine" half a wave from 1 to e = `final_rate`,
+    e + (1 - e) (1 + cos(pi t / T)) / 2; "steps" is 0.1 to the number of milestones that are passed.
+    """
+    train = params.train
+    part = min(step / train.iterations, 1.0)
+    if train.schedule == "cosine":
+        return train.final_rate + (1 - train.final_rate) * (1 + math.cos(math.pi * part)) / 2
+    if train.schedule == "steps":
+        return 0.1 ** sum(step >= milestone for milestone in train.milestones)
+    return (1 - part) ** train.power
 
 
 def clip_gradients(optimizer: AdamW, *, max_norm: float) -> Tensor:

@@ -156,10 +156,16 @@ class Trainer:
     def _stream(self, share: BatchShare) -> int:
         """Return which random numbers a micro-batch draws.
 
-        All parts of a batch draw those of the whole and keep their own. Stochastic depth draws too
-        and knows nothing of that, so with it every part has its own numbers.
+        All parts of a batch draw those of the whole and keep their own. Stochastic depth and
+        dropout draw too and know nothing of that, so with them every part has its own numbers.
         """
-        return share.first if self._params.clip.stochastic_depth else 0
+        return share.first if _drops_at_random(self._params) else 0
+
+
+def _drops_at_random(params: Params) -> bool:
+    model = params.model
+    dropout = model.name == "maskclippp" and model.maskclippp.attention_dropout > 0
+    return params.clip.stochastic_depth or dropout
 
 
 def seed_step(seed: int, step: int, stream: int) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from maftp.errors import DataError
+from maftp.errors import DataError, ParamsError
 from maftp.training.checkpoint import BEST, save_weights
 from maftp.training.distributed import Batch, NextAction, Worker, gather_batch
 from maftp.training.journal import Journal
@@ -36,7 +36,15 @@ Report = Callable[[Row, Path | None], None]
 
 
 def prepare(
-    params: Params, *, seed: int, clip: Path, embeddings: Path, worker: Worker
+    params: Params,
+    *,
+    seed: int,
+    clip: Path,
+    embeddings: Path,
+    worker: Worker,
+    proposals: Path | None = None,
+    start: Path | None = None,
+    student: Path | None = None,
 ) -> tuple[nn.Module, BatchFactory]:
     """Build the model with its training vocabulary and the source of batches.
 
@@ -46,13 +54,20 @@ def prepare(
         clip: CLIP's weight file.
         embeddings: cached text embeddings of the training vocabulary.
         worker: which share of every batch is this worker's.
+        proposals: weights of the frozen model that proposes masks, for methods that have one.
+        start: weights whose adapter training goes on from.
+        student: EVA-CLIP's weights, where the student is one.
     """
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
-    from maftp.data import layout, loader, mapper
+    from maftp.data import layout, loader
     from maftp.data.catalog import load_catalog
+    from maftp.data.mapper import PanopticMapper, SemanticMapper
     from maftp.data.records import register
+    from maftp.data.semantic_crops import SemanticCrop, SemanticJitter
     from maftp.modeling.build import build_model
+    from maftp.modeling.maskclippp_eva import load_student
+    from maftp.modeling.proposals import load_adapter, load_proposals
     from maftp.modeling.text_classifier import TextEmbeddings
 
     catalog = load_catalog(params.data.catalog)
@@ -66,11 +81,27 @@ def prepare(
         load_clip=clip,
         teacher=params.model.name == "maftp" and params.train.rc_weight > 0,
     )
+    if proposals is not None:
+        load_proposals(model, proposals)
+    elif model.takes_proposals:
+        raise ParamsError(
+            f"train.proposals: {params.model.name} names the masks of another model; name the "
+            "checkpoint of a MAFT+ or an FC-CLIP"
+        )
+    if start is not None:
+        load_adapter(model, start)
+    if student is not None:
+        load_student(model, student)
     try:
         model.set_training_vocabulary(names, TextEmbeddings.load(embeddings))
     except DataError as error:
         raise DataError(f"{embeddings}: {error}") from None
-    mappers = {"semantic": mapper.SemanticMapper, "panoptic": mapper.PanopticMapper}
+    mappers = {
+        "semantic": SemanticMapper,
+        "panoptic": PanopticMapper,
+        "semantic_crop": SemanticCrop,
+        "semantic_jitter": SemanticJitter,
+    }
     batches = partial(
         _batches_from,
         loader.training_batches,

@@ -46,7 +46,24 @@ def tiny_params(tmp_path_factory) -> Params:
         },
         "model": {"num_queries": 6, "hidden_dim": 32, "cdt": {"num_heads": 4}},
         "train": {"num_points": 64},
-        "variants": {"maftp": {}, "fcclip": {"model": {"name": "fcclip"}}},
+        "variants": {
+            "maftp": {},
+            "fcclip": {"model": {"name": "fcclip"}},
+            "ovrcoat": {"model": {"name": "ovrcoat"}},
+            "maskclippp": {
+                "model": {
+                    "name": "maskclippp",
+                    "maskclippp": {"student_short_side": 64, "proposal_short_side": 96},
+                }
+            },
+            "over_fcclip": {"model": {"name": "mask_adapter", "mask_adapter": {"width": 16}}},
+            "over_maftp": {
+                "model": {
+                    "name": "mask_adapter",
+                    "mask_adapter": {"width": 16, "family": "maftp", "mask_cut": 0.45},
+                }
+            },
+        },
     }
     (folder / "tiny.yaml").write_text(yaml.safe_dump(overlay, sort_keys=False))
     return load_params(ROOT / "params.yaml", folder / "tiny.yaml")

@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from maftp.config import load_params
+from maftp.report import published
 from maftp.report.published import comparison, match_recipe, published_rows
 from maftp.report.tables import write_table
 
@@ -65,14 +66,34 @@ def test_the_full_scale_table_shows_both(tmp_path):
     assert "13.8" in text and "measured here" in text
 
 
-@pytest.mark.parametrize(
-    "name", ["maftp_base", "maftp_large", "maftp_large_panoptic", "fcclip_base"]
-)
+@pytest.mark.parametrize("name", [name for name in published._read()["recipes"] if (
+    ROOT / f"workflow/experiments/{name}.yaml").exists()])  # fmt: skip
 def test_the_recipes_are_those_of_the_experiments(name):
     params = load_params(ROOT / "params.yaml", ROOT / f"workflow/experiments/{name}.yaml")
-    (variant,) = params.variants
+    variant = next(iter(params.variants))
     match = match_recipe(params.for_variant(variant).model_dump(mode="json"))
     assert (match.recipe, match.differences) == (name, ())
+
+
+@pytest.mark.parametrize("weights", sorted(published._read()["released"]))
+def test_released_weights_are_scored_as_their_recipe_says(weights):
+    """In some variant of some experiment; released semantic and panoptic models share files."""
+    recipe = published._read()["released"][weights]
+    params = load_params(
+        ROOT / "params.yaml", ROOT / f"workflow/experiments/{recipe}_released.yaml"
+    )
+    variants = [params.for_variant(name) for name in params.variants]
+    (first, *_) = [v for v in variants if v.weights == f"weights/released/{weights}.safetensors"]
+    values = first.model_dump(mode="json")
+    recorded = {k: values[k] for k in ("data", "input", "clip", "model", "evaluate", "weights")}
+    assert match_recipe(recorded, released=weights).differences == ()
+
+
+def test_mask_classification_is_compared_in_its_own_protocol():
+    measured = rows("mine", "maskclippp_base", "maskclippp_b")
+    table = comparison(measured)
+    assert set(table.protocol) == {"mIoU (b)"}
+    assert table.iloc[0]["measured here"] == 30.0
 
 
 def test_an_evaluation_of_released_weights_is_judged_by_what_it_needs():

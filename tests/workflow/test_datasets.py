@@ -17,6 +17,7 @@ from maftp.data.convert.run import convert
 from maftp.data.download import fetch
 from maftp.data.layout import archives_dir
 from maftp.data.unpack import unpack_source
+from maftp.needs import needs_of
 from tests.data.conftest import on_the_web, write_world
 from tests.workflow.conftest import BIN, ROOT, Checkout
 
@@ -64,6 +65,28 @@ OFFICIAL = {
 }
 
 
+ALIKE = {
+    "ovrcoat_large_panoptic": "maftp_large_panoptic",
+    "ovrcoat_large_panoptic_released": "maftp_large_panoptic_released",
+    "maskclippp_base": "maftp_base",
+    "maskclippp_base_released": "maftp_base_released",
+    "maskclippp_eva_large": "maftp_base",
+    "maskclippp_eva_large_released": "maftp_base_released",
+    "maskadapter_maftp_base": "maftp_base",
+    "maskadapter_maftp_base_released": "maftp_base_released",
+    "maskadapter_maftp_large": "maftp_base",
+    "maskadapter_maftp_large_released": "maftp_base_released",
+    "fcclip_large_panoptic_released": None,
+    "maskclippp_base_panoptic": None,
+    "maskclippp_base_panoptic_released": None,
+    "maskclippp_large_panoptic": None,
+    "maskclippp_large_panoptic_released": None,
+    "maskadapter_fcclip_large": None,
+    "maskadapter_fcclip_large_released": None,
+}
+"""Experiments that need the data of another; None: panoptic ones that have semantic scores too."""
+
+
 def plan(checkout: Checkout, target: str, params: str) -> dict[str, list[str]]:
     """Return what a dry run would do: the objects of its messages by their first word."""
     done = checkout.snakemake("-n", target, params=[params])
@@ -77,7 +100,38 @@ def plan(checkout: Checkout, target: str, params: str) -> dict[str, list[str]]:
 def test_every_official_experiment_is_listed_here():
     files = (ROOT / "workflow/experiments").glob("*.yaml")
     params = [load_params(ROOT / "params.yaml", file) for file in files]
-    assert {p.experiment for p in params if p.data.catalog is None} == set(OFFICIAL)
+    listed = {p.experiment for p in params if p.data.catalog is None}
+    assert listed == set(OFFICIAL) | set(ALIKE)
+
+
+@pytest.mark.parametrize(("experiment", "other"), ALIKE.items())
+def test_other_methods_need_the_same_data(experiment, other):
+    catalog = load_catalog()
+    found, known = (
+        needs_of(load_params(ROOT / "params.yaml", *file), catalog)
+        for file in (
+            [ROOT / f"workflow/experiments/{name}.yaml"] if name else []
+            for name in (experiment, other or "maftp_large_panoptic")
+        )
+    )
+    if other is None:
+        assert set(found.datasets) >= set(known.datasets) - {"coco_panoptic"}
+        assert "ade20k_150" in found.datasets
+    else:
+        assert (found.datasets, found.sources) == (known.datasets, known.sources)
+
+
+def test_weights_of_other_runs_are_inputs_of_a_training(checkout):
+    """Proposals are fetched and checked by the model they are of; phase two waits for phase one."""
+    file = "workflow/experiments/maskadapter_maftp_base.yaml"
+    planned = plan(checkout, "results/table.csv", file)
+    assert planned["Check"] == ["and keep the released weights maftp_b"]
+    assert sorted(planned["Train"]) == ["mask_adapter, seed 123", "warmup, seed 123"]
+    file = "workflow/experiments/maskclippp_base_released.yaml"
+    planned = plan(checkout, "results/table.csv", file)
+    kept = [f"and keep the released weights {name}" for name in ("maftp_b", "maskclippp_b")]
+    assert sorted(planned["Check"]) == kept
+    assert "Train" not in planned and len(planned["Evaluate"]) == 10
 
 
 @pytest.mark.parametrize("experiment", sorted(OFFICIAL))

@@ -51,6 +51,7 @@ def read_params():
         grid = params.ablations
         for name in [*params.benchmarks, *((grid and grid.benchmarks) or [])]:
             catalog.benchmark(name)
+        needs_of(params, catalog)
     except MaftpError as error:
         raise WorkflowError(str(error)) from None
     return params, catalog
@@ -396,6 +397,19 @@ def run_weights(wildcards):
             f"{folders([wildcards.variant], [wildcards.seed])[0]}/weights.safetensors"
         )
     return named.format(experiment=EXPERIMENT, seed=wildcards.seed)
+
+
+def other_weights(variant, seed=0):
+    """Return the checkpoints of other runs that the training of a variant takes."""
+    return [
+        str(path) for path in PARAMS.for_variant(variant).other_weights(seed).values()
+    ]
+
+
+def clip_of_released(variant):
+    """Return the pretrained CLIP where released weights are a part that was trained over others."""
+    params = PARAMS.for_variant(variant)
+    return CLIP.format(clip=clip_name(params.clip)) if params.other_weights(0) else []
 
 
 MODEL_KEYS = ("input.pixel_mean", "input.pixel_std", "clip", "model")

@@ -4,6 +4,8 @@ rule train:
         data=layout.manifest_path(ROOT, PARAMS.data.train),
         clip=clip_weights,
         text=lambda wildcards: text_embeddings(PARAMS.data.train, wildcards.variant),
+        # proposing or earlier models, trained here or released
+        others=lambda wildcards: other_weights(wildcards.variant, wildcards.seed),
         validation=[layout.manifest_path(ROOT, name) for name in VALIDATED],
     output:
         **({"best": f"{RUN}/best.safetensors"} if VALIDATION else {}),

@@ -24,6 +24,8 @@ rule clip:
 rule released_weights:
     input:
         lambda wildcards: layout.obtained_path(ROOT, wildcards.released),
+        clip=lambda wildcards: clip_of_released(RELEASED[wildcards.released]),
+        proposals=lambda wildcards: other_weights(RELEASED[wildcards.released]),
     output:
         "weights/released/{released}.safetensors",
     log:
@@ -35,11 +37,12 @@ rule released_weights:
         settings=lambda wildcards: settings(
             ("clip.model", "clip.config", "model"), RELEASED[wildcards.released]
         ),
+        clip=lambda wildcards, input: ["--clip", input.clip] if input.clip else [],
     message:
         "Check and keep the released weights {wildcards.released}"
     shell:
         "maftp released-weights {wildcards.released:q} --variant {params.variant:q}"
-        " --out {output:q} --log {log:q}"
+        " {params.clip:q} --out {output:q} --log {log:q}"
 
 
 rule retrain_miniature_clip:

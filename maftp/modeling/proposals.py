@@ -1,0 +1,48 @@
+"""The frozen model whose masks another one names: its trunk and head, out of its checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from maftp.modeling.checkpoint import fit_state
+from maftp.modeling.checkpoint_file import read_metadata, read_state
+from maftp.modeling.segmenter import Segmenter
+
+PARTS = ("backbone.clip_model.visual.", "sem_seg_head.", "void_embedding.", "cdt.")
+"""What is taken. The text tower stays that of the pretrained CLIP, from which it never differs."""
+
+
+def load_proposals(model: Segmenter, path: Path) -> None:
+    """Fill the proposing part of a model from the checkpoint of a MAFT+ or an FC-CLIP.
+
+    Its training classes are noted: they are what the head has seen.
+
+    Args:
+        model: the model to fill in place.
+        path: own or released weights.
+
+    Raises:
+        CheckpointError: the file is damaged, or an entry is missing, left over or of another shape.
+    """
+    _load_parts(model, path, PARTS, what="the proposing part")
+    names = read_metadata(path).get("training_vocabulary")
+    model.proposal_names = None if names is None else tuple(names)
+
+
+def load_adapter(model: Segmenter, path: Path) -> None:
+    """Fill the adapter of a model from the checkpoint of an earlier phase.
+
+    Its void embedding stays behind: that of the proposing model belongs to the head.
+
+    Raises:
+        CheckpointError: the file is damaged, or holds no such adapter.
+    """
+    _load_parts(model, path, ("mask_adapter.",), what="the adapter")
+
+
+def _load_parts(model: Segmenter, path: Path, parts: tuple[str, ...], *, what: str) -> None:
+    own = model.state_dict()
+    wanted = {name: tensor for name, tensor in own.items() if name.startswith(parts)}
+    mine = tuple(part for part in parts if any(name.startswith(part) for name in wanted))
+    state = {name: tensor for name, tensor in read_state(path).items() if name.startswith(mine)}
+    model.load_state_dict(own | fit_state(state, wanted, source=path, model=what))

@@ -171,8 +171,8 @@ def test_results_without_records_are_not_taken_for_good(copied):
     shutil.rmtree(copied.path / ".snakemake")
     done = copied.snakemake("-n", "results/smoke/table.csv", ok=False)
     assert done.returncode != 0
-    assert "snakemake --touch results/smoke/table.csv" in done.stdout + done.stderr
-    copied.snakemake("--touch", "results/smoke/table.csv")
+    assert "snakemake --touch --forceall results/smoke/table.csv" in done.stdout + done.stderr
+    copied.snakemake("--touch", "--forceall", "results/smoke/table.csv")
     assert copied.planned() == {}
     copied.change_params({"evaluate": {"object_threshold": 0.3}})
     assert copied.planned()["evaluate"] == EVALUATIONS

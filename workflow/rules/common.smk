@@ -243,7 +243,7 @@ def own_the_records():
     raise WorkflowError(
         f"{RESULTS} is here without Snakemake's records of how it was made, so that no change of "
         "parameters would be noticed; fetch them with `dvc pull`, or take the results as made with "
-        f"the present parameters: snakemake --touch {RESULTS}/table.csv"
+        f"the present parameters: snakemake --touch --forceall {RESULTS}/table.csv"
     )
 
 

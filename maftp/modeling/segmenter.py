@@ -98,6 +98,7 @@ class Segmenter(nn.Module):
         self.test_names: tuple[str, ...] | None = None
         self.things: frozenset[int] = frozenset()
         self._embeddings: dict[tuple[str, ...], TextEmbeddings] = {}
+        self._seen: tuple[tuple[tuple[str, ...], tuple[str, ...]], Tensor] | None = None
         self.register_load_state_dict_post_hook(_forget_embeddings)
 
     @property
@@ -230,8 +231,10 @@ class Segmenter(nn.Module):
         """
         if self.training_names is None or self.test_names is None:
             return None
-        known = seen_categories(self.test_names, self.training_names)
-        return torch.tensor(known, device=self.device)
+        names = self.test_names, self.training_names
+        if self._seen is None or self._seen[0] != names or self._seen[1].device != self.device:
+            self._seen = names, torch.tensor(seen_categories(*names), device=self.device)
+        return self._seen[1]
 
     def _remember(self, names: tuple[str, ...], embeddings: TextEmbeddings | None) -> None:
         if embeddings is None:

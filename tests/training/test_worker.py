@@ -304,3 +304,11 @@ def test_weights_that_are_not_finite_make_no_checkpoint(tiny, tmp_path, monkeypa
     with pytest.raises(TrainingError, match=r"step 6: \d+ weights are not finite any more"):
         run(tiny, tmp_path, tiny.tiny_params(checkpoint_period=3))
     assert newest_checkpoint(tmp_path) == step_folder(tmp_path, 3)
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_precision_of_products_is_a_parameter(tiny, tmp_path, monkeypatch, allowed):
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", not allowed)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", not allowed)
+    run(tiny, tmp_path, tiny.tiny_params(iterations=1, tf32=allowed))
+    assert torch.backends.cuda.matmul.allow_tf32 is torch.backends.cudnn.allow_tf32 is allowed

@@ -12,7 +12,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALLEST = {
-    "step": ["--height", "64", "--width", "128", "--masks", "2"],
+    "step": ["--height", "64", "--width", "128", "--masks", "2", "--batch", "2"]
+    + ["--amp", "bfloat16", "--optimizer"],
+    "operators": ["--experiment", "miniature", "--height", "64", "--width", "128"],
     "evaluation": ["--images-only", "--classes", "3"],
     "text": ["--names", "2"],
     "loading": ["--images", "8", "--processes", "0", "1"],

@@ -307,8 +307,12 @@ def test_weights_that_are_not_finite_make_no_checkpoint(tiny, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("allowed", [True, False])
-def test_precision_of_products_is_a_parameter(tiny, tmp_path, monkeypatch, allowed):
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", not allowed)
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", not allowed)
-    run(tiny, tmp_path, tiny.tiny_params(iterations=1, tf32=allowed))
-    assert torch.backends.cuda.matmul.allow_tf32 is torch.backends.cudnn.allow_tf32 is allowed
+def test_precision_of_products_is_a_parameter(tiny, tmp_path, allowed):
+    places = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [place.allow_tf32 for place in places]
+    try:
+        run(tiny, tmp_path, tiny.tiny_params(iterations=1, tf32=allowed))
+        assert [place.allow_tf32 for place in places] == [allowed, allowed]
+    finally:
+        for place, value in zip(places, before, strict=True):
+            place.allow_tf32 = value

@@ -5,13 +5,14 @@
 # make lint    formatters and linters, as CI runs them
 # make clip    train the miniature CLIP anew (23 minutes on two busy cores)
 # make bench   time step, evaluation, operator, text, loading against the plain recipe (10 minutes)
+# make gpu     on a machine with a GPU: tests that need one, then the check (benchmarks/gpu)
 # make pins    resolve envs/*.in into the pinned files with hashes
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 CORES ?= all
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES)
 
-.PHONY: table report test fast-test rehearsal lint format clip bench pins env
+.PHONY: table report test fast-test rehearsal lint format clip bench gpu pins env
 
 table: env
 	@start=$$(date +%s) && $(SNAKEMAKE) results/table.csv && $(BIN)/maftp show && \
@@ -49,6 +50,11 @@ clip: env
 bench: env
 	@for name in deformable_attention step evaluation text loading; do \
 	  OMP_NUM_THREADS=1 $(BIN)/python benchmarks/$$name.py || exit 1; done
+
+gpu: env
+	@$(BIN)/pytest -m gpu
+	@$(BIN)/python benchmarks/gpu/check.py
+	@$(BIN)/python benchmarks/deformable_attention.py --repetitions 30
 
 pins: env
 	@cd envs && for name in bootstrap requirements requirements-dev; do \

@@ -3,44 +3,44 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable
-from functools import partial
 
 import measure
 import torch
 from torch import Tensor
 
 from maftp.modeling.pixel_decoder import pixel_centres
-from maftp.ops import backends, ms_deform_attn
+from maftp.ops import backends, deformops_backend
 
 HEADS, WIDTH, POINTS = 8, 32, 4
+OPERANDS = 3
+"""Sets of operands that calls take in turn, so that a GPU's cache holds none of them ready."""
 NOTE = (
     "8 heads of 32 channels, 4 points on each of 3 levels, input of {height} x {width}, float32. "
-    "Medians of {repetitions} interleaved rounds. GB/s counts what must be read and written once; "
+    "Medians of {repetitions} calls of each backend's own forward and backward, on random operands "
+    "(events on a GPU, processor time on a CPU). GB/s counts what must be read and written once; "
     "the share of the floor compares it with {bandwidth} GB/s ({bandwidth_of})."
 )
+Operands = tuple[Tensor, list[tuple[int, int]], Tensor, Tensor]
 
 
 def main() -> None:
-    """Time forward and forward with backward of every usable backend."""
+    """Time forward and backward of every usable backend."""
     options = _options()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     bandwidth = _copy_bandwidth(device)
     usable = [name for name in backends.PREFERENCE[device] if backends.status()[name] is None]
     rows = []
     for batch in options.batch:
-        inputs = _inputs(batch, options.height, options.width, device)
-        forward = {name: partial(_forward, name, *inputs) for name in usable}
-        both = {name: partial(_both, name, *inputs) for name in usable}
-        once, twice = _traffic(batch, options.height, options.width)
-        times = measure.interleaved(forward, repetitions=options.repetitions)
-        whole = measure.interleaved(both, repetitions=options.repetitions)
+        size = (batch, options.height, options.width)
+        operands = [_inputs(*size, device, seed) for seed in range(OPERANDS)]
+        gradients = [torch.randn_like(value).flatten(2) for value, *_ in operands]
         for name in usable:
-            for kind, seconds, moved in (
-                ("forward", times[name], once),
-                ("backward", whole[name] - times[name], twice),
+            calls = _calls(name, operands, gradients)
+            for kind, run, moved in zip(
+                ("forward", "backward"), calls, _traffic(*size), strict=True
             ):
+                seconds = measure.seconds_by_events(run, calls=options.repetitions, warm_up=1)
                 rows.append(
                     {
                         "batch": batch,
@@ -70,11 +70,9 @@ def _shapes(height: int, width: int) -> list[tuple[int, int]]:
     return [(height // stride, width // stride) for stride in (32, 16, 8)]
 
 
-def _inputs(
-    batch: int, height: int, width: int, device: str
-) -> tuple[Tensor, list[tuple[int, int]], Tensor, Tensor]:
+def _inputs(batch: int, height: int, width: int, device: str, seed: int) -> Operands:
     """Sample near each query's own place, as trained models do: a few cells around."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     shapes = _shapes(height, width)
     tokens = sum(h * w for h, w in shapes)
     centres = torch.cat([pixel_centres(h, w, device=torch.device("cpu")) for h, w in shapes])
@@ -83,23 +81,57 @@ def _inputs(
     locations = centres[:, None, None, None] + offsets
     weights = torch.rand(batch, tokens, HEADS, len(shapes) * POINTS).softmax(-1)
     return (
-        torch.randn(batch, tokens, HEADS, WIDTH).to(device).requires_grad_(),
+        torch.randn(batch, tokens, HEADS, WIDTH).to(device),
         shapes,
-        locations.to(device).requires_grad_(),
-        weights.unflatten(-1, (len(shapes), POINTS)).to(device).requires_grad_(),
+        locations.to(device),
+        weights.unflatten(-1, (len(shapes), POINTS)).to(device),
     )
 
 
-@torch.no_grad()
-def _forward(backend: str, *inputs: object) -> Tensor:
-    os.environ[backends.VARIABLE] = backend
-    return ms_deform_attn(*inputs)
+def _calls(
+    name: str, operands: list[Operands], gradients: list[Tensor]
+) -> tuple[Callable[[int], object], Callable[[int], object]]:
+    """Return a backend's forward and backward, which take the number of the call.
+
+    The operators are called directly, but for that of deformops, which only autograd reaches.
+    """
+    if name == "deformops":
+        return _deformops_calls(operands, gradients)
+
+    def forward(number: int) -> object:
+        value, shapes, locations, weights = operands[number % len(operands)]
+        flat = [side for shape in shapes for side in shape]
+        return torch.ops.maftp.ms_deform_attn(value, flat, locations, weights, name)
+
+    def backward(number: int) -> object:
+        value, shapes, locations, weights = operands[number % len(operands)]
+        flat = [side for shape in shapes for side in shape]
+        grad = gradients[number % len(operands)]
+        return torch.ops.maftp.ms_deform_attn_backward(grad, value, flat, locations, weights, name)
+
+    return forward, backward
 
 
-def _both(backend: str, *inputs: object) -> None:
-    os.environ[backends.VARIABLE] = backend
-    output = ms_deform_attn(*inputs)
-    output.backward(torch.ones_like(output))
+def _deformops_calls(
+    operands: list[Operands], gradients: list[Tensor]
+) -> tuple[Callable[[int], object], Callable[[int], object]]:
+    ready = []
+    for value, shapes, locations, weights in operands:
+        parts = [part.clone().requires_grad_() for part in (value, locations, weights)]
+        output = deformops_backend.ms_deform_attn(parts[0], shapes, parts[1], parts[2])
+        ready.append((shapes, parts, output))
+
+    @torch.no_grad()
+    def forward(number: int) -> object:
+        shapes, (value, locations, weights), _ = ready[number % len(ready)]
+        return deformops_backend.ms_deform_attn(value, shapes, locations, weights)
+
+    def backward(number: int) -> object:
+        _, parts, output = ready[number % len(ready)]
+        grad = gradients[number % len(ready)]
+        return torch.autograd.grad(output, parts, grad, retain_graph=True)
+
+    return forward, backward
 
 
 def _traffic(batch: int, height: int, width: int) -> tuple[int, int]:
@@ -112,10 +144,9 @@ def _traffic(batch: int, height: int, width: int) -> tuple[int, int]:
 
 def _copy_bandwidth(device: str) -> float:
     """Return bytes read and written per second by a copy of 256 MiB."""
-    source = torch.zeros(2**26, device=device)
+    source = torch.randn(2**26, device=device)
     target = torch.empty_like(source)
-    copy: Callable[[], object] = partial(target.copy_, source)
-    seconds = measure.interleaved({"copy": copy}, repetitions=5)["copy"]
+    seconds = measure.seconds_by_events(lambda _: target.copy_(source), calls=5)
     return 2 * source.numel() * 4 / seconds
 
 

@@ -11,7 +11,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -70,6 +72,30 @@ def interleaved(
     return {name: statistics.median(values) for name, values in times.items()}
 
 
+def seconds_by_events(run: Callable[[int], Any], *, calls: int, warm_up: int = 3) -> float:
+    """Return the median seconds of one call on the device alone, without the host's part.
+
+    On a GPU events before and after each call tell, so the host may run ahead; on a CPU processor
+    time does.
+
+    Args:
+        run: gets the number of the call, to use other operands in each.
+        calls: how many to time.
+        warm_up: calls before that.
+    """
+    for number in range(warm_up):
+        run(number)
+    if not torch.cuda.is_available():
+        return statistics.median(seconds_of(partial(run, number)) for number in range(calls))
+    marks = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(calls)]
+    for number, (begin, end) in enumerate(marks):
+        begin.record()
+        run(number)
+        end.record()
+    torch.cuda.synchronize()
+    return statistics.median(begin.elapsed_time(end) for begin, end in marks) / 1e3
+
+
 def peak_megabytes(run: Callable[[], Any]) -> float:
     """Return by how much memory grew at most during one call; for a fresh process."""
     if torch.cuda.is_available():
@@ -89,6 +115,20 @@ def _status(key: str) -> int:
     return int(next(line for line in lines if line.startswith(f"{key}:")).split()[1])
 
 
+@contextmanager
+def environment(name: str, value: str) -> Iterator[None]:
+    """Set an environment variable for a while."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
 def in_fresh_process(script: str, *arguments: str) -> float:
     """Run a benchmark's script in a process of its own; return the number it prints last."""
     done = subprocess.run(
@@ -97,9 +137,20 @@ def in_fresh_process(script: str, *arguments: str) -> float:
     return float(done.stdout.split()[-1])
 
 
-def publish(name: str, rows: Sequence[Row], *, options: argparse.Namespace, note: str) -> None:
-    """Print a table and write it with its circumstances to `name`.md and `name`.json."""
-    table = tabulate(rows, headers="keys", tablefmt="github", floatfmt=".3g")
+def publish(
+    name: str,
+    rows: Sequence[Row],
+    *,
+    options: argparse.Namespace,
+    note: str,
+    quiet: bool = False,
+) -> None:
+    """Print a table and write it with its circumstances to `name`.md and `name`.json.
+
+    Lists and mappings stand in the JSON file alone.
+    """
+    short = [{k: v for k, v in row.items() if not isinstance(v, (list, dict))} for row in rows]
+    table = tabulate(short, headers="keys", tablefmt="github", floatfmt=".3g")
     facts = {
         "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         "machine": options.machine,
@@ -116,7 +167,8 @@ def publish(name: str, rows: Sequence[Row], *, options: argparse.Namespace, note
         f"{note}\n\n`{facts['command']}`, {facts['date']}, {facts['machine']}, "
         f"{facts['threads']} thread(s), load {facts['load']}; {versions}."
     )
-    print(f"\n{name}\n\n{table}\n\n{circumstances}")
+    if not quiet:
+        print(f"\n{name}\n\n{table}\n\n{circumstances}")
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / f"{name}.md").write_text(f"# {name}\n\n{table}\n\n{circumstances}\n")
     result = {"name": name, **facts, "note": note, "rows": list(rows)}

@@ -38,6 +38,7 @@ class OperatorCount(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.places: Counter[str] = Counter()
+        self.names: Counter[str] = Counter()
 
     @property
     def total(self) -> int:
@@ -48,8 +49,10 @@ class OperatorCount(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         """Count and call."""
-        if not func.is_view and func.overloadpacket.__name__ not in FREE:
+        name = func.overloadpacket.__name__
+        if not func.is_view and name not in FREE:
             self.places[_place(sys._getframe(1))] += 1
+            self.names[name] += 1
         return func(*args, **(kwargs or {}))
 
 

@@ -297,6 +297,8 @@ class Train(Block):
     """Compute in `amp_dtype` where that is safe: faster, with less memory; needs a GPU."""
     amp_dtype: Literal["float16", "bfloat16"] = "float16"
     """float16 comes with loss scaling; bfloat16 needs none, but a GPU of 2020 or later."""
+    tf32: bool = False
+    """Let a GPU of 2020 or later multiply float32 with ten bits of fraction: faster, less exact."""
     class_weight: NonNegative
     """Weight of the classification loss, in the matcher as well."""
     mask_weight: NonNegative
@@ -420,6 +422,8 @@ class Evaluate(Block):
     """Evaluate only so many images, from the first on; null: all."""
     overlays: Count
     """Pictures to draw per benchmark."""
+    tf32: bool = False
+    """Let a GPU of 2020 or later multiply float32 with ten bits of fraction: faster, less exact."""
     augmentation: Augmentation | None = None
     """Test-time augmentation of semantic benchmarks; null is off, as for all published scores."""
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from numpy.typing import NDArray
@@ -222,11 +223,10 @@ class OverlayDrawer(DatasetEvaluator):
         ]
 
 
-def label_map(output: Mapping[str, Any]) -> NDArray[np.int64]:
+def label_map(output: Mapping[str, Any]) -> NDArray[np.int32]:
     """Return the best class of every pixel, (H, W), from `labels` or `sem_seg` (K, H, W)."""
-    if "labels" in output:
-        return output["labels"].cpu().numpy()
-    return output["sem_seg"].argmax(dim=0).cpu().numpy()
+    labels = output["labels"] if "labels" in output else output["sem_seg"].argmax(dim=0)
+    return labels.to(torch.int32).cpu().numpy()  # half of what would leave a GPU
 
 
 def panoptic_map(output: Mapping[str, Any]) -> tuple[NDArray[np.integer], list[Segment]]:

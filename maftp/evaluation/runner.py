@@ -35,6 +35,7 @@ from maftp.files import atomic_path, check_output, check_replaceable, sha256, wr
 from maftp.memory import peak_memory
 from maftp.modeling.build import load_model
 from maftp.modeling.checkpoint_file import read_metadata
+from maftp.modeling.precision import allow_tf32
 from maftp.modeling.segmenter import Segmenter
 from maftp.modeling.text_classifier import TextEmbeddings
 from maftp.ops import backends
@@ -95,6 +96,7 @@ def evaluate(
     training = class_names(catalog.dataset(params.data.train), root).names
     split = load_split(benchmark, params=params, catalog=catalog, root=root, training=training)
     _check_folders(split, overlays_dir, statistics_dir)
+    allow_tf32(params.evaluate.tf32)
     if model is None:
         model = load_model(params, weights, device or device_of(params))
     model.set_training_vocabulary(training)

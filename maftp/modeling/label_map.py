@@ -18,7 +18,9 @@ from torch import Tensor
 from maftp.modeling.postprocessing import Frame, MaskKind, mask_probabilities
 
 BLOCK_BYTES = 16 * 2**20
-"""Memory of a block's scores; more is no faster, less costs calls."""
+"""Memory of a block's scores on a CPU: more is no faster, less costs calls."""
+GPU_BLOCK_BYTES = 512 * 2**20
+"""The same on a GPU, where calls are what costs."""
 
 
 def label_map(
@@ -41,7 +43,8 @@ def label_map(
     late = not masks_first and len(probabilities) < len(masks)  # resize scores, not masks
     labels = torch.empty(size, dtype=torch.int64, device=masks.device)
     widest = max(size[1], image_size[1])
-    rows = max(1, BLOCK_BYTES // (4 * max(len(probabilities), len(masks)) * widest))
+    block_bytes = BLOCK_BYTES if masks.device.type == "cpu" else GPU_BLOCK_BYTES
+    rows = max(1, block_bytes // (4 * max(len(probabilities), len(masks)) * widest))
     for first in range(0, size[0], rows):
         last = min(first + rows, size[0])
         above, below, share = _source_rows(first, last, image_size[0], size[0])

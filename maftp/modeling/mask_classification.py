@@ -28,7 +28,11 @@ def mask_pool(features: Tensor, mask_logits: Tensor) -> Tensor:
     Returns:
         (B, Q, C).
     """
-    return soft_pool(features, _binary_masks(mask_logits, features), floor=1e-8)
+    mask = _binary_masks(mask_logits, features).flatten(2)  # (B, Q, h w)
+    # Half of the division comes before the sum, half after it: float16 holds neither the sum over
+    # a map nor, to more than two digits, the share of one pixel.
+    root = (mask.sum(-1, keepdim=True) + 1e-8).sqrt()
+    return (mask / root) @ features.flatten(2).mT / root
 
 
 def soft_pool(features: Tensor, weights: Tensor, *, floor: float) -> Tensor:
@@ -64,7 +68,8 @@ def classify(embeddings: Tensor, text: Tensor, logit_scale: Tensor, rows: Tensor
     """Scaled similarity with every class, the best synonym of each, and with void.
 
     Only `embeddings` are normalised. Text rows are unit vectors for the head but have a norm of
-    about sqrt(D) after content-dependent transfer; released weights depend on that.
+    about sqrt(D) after content-dependent transfer; released weights depend on that. Such logits
+    reach 900, where half precision would be off by whole units: they are float32 whatever the rest.
 
     Args:
         embeddings: (B, Q, D).
@@ -76,7 +81,8 @@ def classify(embeddings: Tensor, text: Tensor, logit_scale: Tensor, rows: Tensor
         (B, Q, K + 1) logits. The gradient of a class goes to its winning synonym alone.
     """
     scale = logit_scale.exp().clamp(max=MAX_LOGIT_SCALE)
-    similarity = scale * (F.normalize(embeddings, dim=-1) @ text.transpose(-2, -1))
+    with torch.autocast(embeddings.device.type, enabled=False):
+        similarity = scale * (F.normalize(embeddings.float(), dim=-1) @ text.float().mT)
     return best_synonyms(similarity, rows)
 
 

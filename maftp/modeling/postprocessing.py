@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal, TypedDict
 
@@ -104,29 +104,50 @@ def panoptic_inference(
         (H, W) int32 segment ids, 0 where there is none, and the segments in order of id.
     """
     keep = confident_queries(scores, object_threshold)
-    confidence, labels = scores.softmax(-1).max(-1)
-    ids = torch.zeros(masks.shape[-2:], dtype=torch.int32, device=masks.device)
-    segments: list[Segment] = []
-    if not keep.any():
-        return ids, segments
+    confidence, labels = scores[keep].softmax(-1).max(-1)
+    count = len(labels)
+    if count == 0:
+        return torch.zeros(masks.shape[-2:], dtype=torch.int32, device=masks.device), []
     probabilities = mask_probabilities(masks[keep], kind)  # (n, H, W)
-    winners = (confidence[keep, None, None] * probabilities).argmax(0)  # (H, W)
+    winners = (confidence[:, None, None] * probabilities).argmax(0)  # (H, W)
+    inside = probabilities.gather(0, winners[None])[0] >= 0.5
+    areas = (probabilities >= 0.5).flatten(1).sum(1)
+    won = winners.flatten().bincount(minlength=count)
+    kept = torch.where(inside, winners, count).flatten().bincount(minlength=count + 1)[:count]
+    # The host decides with one look at all queries.
+    queries = torch.stack([labels, areas, won, kept], dim=1).tolist()
+    segments, ids = _segments(queries, things, overlap_threshold=overlap_threshold)
+    table = torch.tensor(ids, dtype=torch.int32, device=masks.device)
+    return torch.where(inside, table[winners], 0), segments
+
+
+def _segments(
+    queries: Iterable[tuple[int, int, int, int]],
+    things: Collection[int],
+    *,
+    overlap_threshold: float,
+) -> tuple[list[Segment], list[int]]:
+    """Make segments of queries: label, pixels of the mask, pixels won, and pixels in both.
+
+    Returns:
+        The segments, and for every query the id of its own, 0 where it has none.
+    """
+    segments: list[Segment] = []
+    ids: list[int] = []
     stuff: dict[int, int] = {}
-    for index, label in enumerate(labels[keep].tolist()):
-        own = probabilities[index] >= 0.5
-        won = winners == index
-        both = own & won
-        if not both.any() or int(won.sum()) / int(own.sum()) < overlap_threshold:
+    for label, area, won, kept in queries:
+        if not kept or won / area < overlap_threshold:
+            ids.append(0)
             continue
         if label in stuff:
-            ids[both] = stuff[label]
+            ids.append(stuff[label])
             continue
         segment = Segment(id=len(segments) + 1, isthing=label in things, category_id=label)
         segments.append(segment)
-        ids[both] = segment["id"]
+        ids.append(segment["id"])
         if not segment["isthing"]:
             stuff[label] = segment["id"]
-    return ids, segments
+    return segments, ids
 
 
 def instance_inference(
@@ -148,7 +169,7 @@ def instance_inference(
         kind: what the masks hold.
 
     Returns:
-        At most 100 instances with `pred_masks`, `pred_boxes`, `scores` and `pred_classes`.
+        At most 100 instances with `pred_masks` (bool), `pred_boxes`, `scores` and `pred_classes`.
     """
     probabilities = scores.softmax(-1)[:, :-1]
     num_classes = probabilities.shape[1]
@@ -160,7 +181,7 @@ def instance_inference(
         keep = torch.isin(labels, allowed)
         best, labels, queries = best[keep], labels[keep], queries[keep]
     chosen = masks[queries]
-    inside = (chosen > (0.0 if kind == "logits" else 0.5)).float()
+    inside = chosen > (0.0 if kind == "logits" else 0.5)
     area = inside.flatten(1).sum(1) + 1e-6
     values = chosen if quality == "logit" else mask_probabilities(chosen, kind)
     quality_of_masks = (values * inside).flatten(1).sum(1) / area

@@ -122,6 +122,7 @@ class Segmenter(nn.Module):
         self.test_names: tuple[str, ...] | None = None
         self.things: frozenset[int] = frozenset()
         self._embeddings: dict[tuple[str, ...], TextEmbeddings] = {}
+        self._seen: tuple[tuple[tuple[str, ...], tuple[str, ...]], Tensor] | None = None
         self.register_load_state_dict_post_hook(_forget_embeddings)
 
     @property
@@ -267,8 +268,10 @@ class Segmenter(nn.Module):
         names = self.proposal_names or self.training_names
         if names is None or self.test_names is None:
             return None
-        known = seen_categories(self.test_names, names)
-        return torch.tensor(known, device=self.device)
+        wanted = self.test_names, names
+        if self._seen is None or self._seen[0] != wanted or self._seen[1].device != self.device:
+            self._seen = wanted, torch.tensor(seen_categories(*wanted), device=self.device)
+        return self._seen[1]
 
     def known_seen(self) -> Tensor:
         """Return `seen`, for an ensemble that cannot do without.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,11 @@ from timm.models import register_model
 from timm.models.convnext import ConvNeXt, _create_convnext
 
 from maftp.config import Params, load_params
+from maftp.data.loader import _pinned
 from maftp.modeling.build import build_model
 from maftp.modeling.segmenter import Segmenter
+from maftp.training.distributed import NextAction, Worker, gather_batch
+from maftp.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "benchmarks"))
@@ -68,6 +72,30 @@ def test_a_step_of_base_has_at_most_2500_operators_and_300_more_an_image(base):
     one, two, three = (count.total for count in counts)
     assert one <= 2500, counts[0].places.most_common(20)
     assert two - one <= 300 and three - two <= 300, counts[2].places.most_common(20)
+    waits = {"_local_scalar_dense", "nonzero", "masked_select", "unique_dim"}
+    assert not waits & set(counts[2].names)  # a GPU's host would stop at each of these
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_host_waits_twice_in_a_step(base):
+    """For the costs of the matching, and for the losses when all else is on its way."""
+    worker = Worker(device=torch.device("cuda"))
+    model, params = base
+    trainer = Trainer(model, params=params, seed=0, folder=ROOT, worker=worker)
+    items = [_pinned(item) for item in batch(2)]
+    whole = gather_batch(items, action=NextAction.CONTINUE, worker=worker)
+    trainer.step(items, whole, step=0)
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            trainer.step(items, whole, step=1)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+        model.cpu()
+    waits = [f"{w.filename}:{w.lineno}" for w in caught if "synchronizing" in str(w.message)]
+    assert len(waits) <= 2, waits
 
 
 def test_timm_knows_the_narrow_trunk_for_this_test_only():

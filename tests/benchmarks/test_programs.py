@@ -13,7 +13,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 MINIATURE = ["--experiment", "miniature"]
 SMALLEST = {
-    "step": [*MINIATURE, "--height", "64", "--width", "128", "--masks", "2"],
+    "step": [*MINIATURE, "--height", "64", "--width", "128", "--masks", "2", "--batch", "2"]
+    + ["--amp", "bfloat16", "--optimizer"],
+    "operators": [*MINIATURE, "--height", "64", "--width", "128"],
     "evaluation": [*MINIATURE, "--images-only", "--classes", "3"],
     "text": [*MINIATURE, "--names", "2"],
     "loading": ["--images", "8", "--processes", "0", "1"],

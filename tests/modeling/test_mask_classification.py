@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from maftp.modeling.mask_classification import (
     best_synonyms,
@@ -20,7 +21,7 @@ def test_mask_pool_averages_under_the_mask():
     # query 0 covers 1 and 4 (a logit of 0 is outside): mean 2.5; query 1 is empty: zero, not NaN
     torch.testing.assert_close(pooled, torch.tensor([[[2.5], [0.0]]]))
     pooled.sum().backward()
-    assert features.grad.tolist() == [[[[0.5, 0.0], [0.0, 0.5]]]]
+    torch.testing.assert_close(features.grad, torch.tensor([[[[0.5, 0.0], [0.0, 0.5]]]]))
 
 
 def test_mask_pool_resizes_logits_and_gives_masks_no_gradient():
@@ -65,6 +66,33 @@ def test_classify_caps_the_scale_and_takes_text_per_image():
     text = torch.tensor([[[1.0], [0.0]], [[0.5], [0.0]]])
     logits = classify(embeddings, text, torch.tensor(9.0), torch.tensor([[0]]))  # e^9 is above 100
     assert logits[:, 0, 0].tolist() == [100.0, 50.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_leaves_logits_in_single_precision(dtype):
+    # Text of norm sqrt(640) and a scale of 100, as after content-dependent transfer: in half
+    # precision logits of several hundred are rounded to steps of 0.25 (float16) or 2 (bfloat16).
+    generator = torch.Generator().manual_seed(0)
+    embeddings = torch.randn(1, 50, 640, generator=generator).to(dtype)
+    text = 3 * embeddings[0, :20].float() + torch.randn(20, 640, generator=generator)
+    text = torch.cat([F.normalize(text, dim=-1) * 640**0.5, text[:1]])
+    rows = torch.arange(20)[:, None]
+    exact = 100 * F.normalize(embeddings.double(), dim=-1) @ text.double().T
+    with torch.autocast("cpu", dtype=dtype):
+        logits = classify(embeddings, text, torch.tensor(9.0), rows)
+    assert logits.dtype == torch.float32 and logits[..., :-1].max() > 900
+    difference = logits.softmax(-1).double() - exact.softmax(-1)
+    assert difference.abs().max() < 1e-3
+
+
+def test_float16_pools_masks_of_any_size():
+    # All of a map of 200 x 304 pixels, whose shares of 1 / 60800 are no normal numbers in float16.
+    features = 100 + torch.randn(1, 4, 200, 304, generator=torch.Generator().manual_seed(0))
+    masks = torch.ones(1, 1, 200, 304)
+    expected = features.mean((2, 3))[:, None]
+    with torch.autocast("cpu", dtype=torch.float16):
+        pooled = mask_pool(features, masks)
+    torch.testing.assert_close(pooled.float(), expected, rtol=2e-3, atol=0)
 
 
 def test_class_scores_sum_to_one():

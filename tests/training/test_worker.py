@@ -304,3 +304,15 @@ def test_weights_that_are_not_finite_make_no_checkpoint(tiny, tmp_path, monkeypa
     with pytest.raises(TrainingError, match=r"step 6: \d+ weights are not finite any more"):
         run(tiny, tmp_path, tiny.tiny_params(checkpoint_period=3))
     assert newest_checkpoint(tmp_path) == step_folder(tmp_path, 3)
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_precision_of_products_is_a_parameter(tiny, tmp_path, allowed):
+    places = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [place.allow_tf32 for place in places]
+    try:
+        run(tiny, tmp_path, tiny.tiny_params(iterations=1, tf32=allowed))
+        assert [place.allow_tf32 for place in places] == [allowed, allowed]
+    finally:
+        for place, value in zip(places, before, strict=True):
+            place.allow_tf32 = value

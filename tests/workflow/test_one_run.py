@@ -18,8 +18,6 @@ from tests.workflow.test_pipeline import SMOKE, copy, planned
 
 pytestmark = pytest.mark.slow
 
-SCORED = "results/smoke/maftp/seed0/evaluation"
-
 
 def started(checkout: Checkout, *arguments: str) -> subprocess.Popen:
     command = [BIN / "snakemake", "--cores", "1", *arguments]
@@ -39,16 +37,15 @@ def wait_for(path: Path, seconds: float = 120) -> None:
 @pytest.mark.parametrize("text", ["input: {test: {short_side: 64}}", "input: {test: ["])
 def test_parameters_edited_during_a_run_change_nothing(finished, tmp_path, text):
     checkout = copy(finished, tmp_path / "copy")
-    wanted = {}
-    for name in ("PAS-20", "A-150"):
-        path = checkout.path / SCORED / f"{name}.json"
+    wanted, logs = {}, []
+    for variant in ("maftp", "fcclip"):
+        path = checkout.path / f"results/smoke/{variant}/seed0/evaluation/PAS-20.json"
         wanted[path] = json.loads(path.read_text())["scores"]
         path.unlink()
+        logs.append(path.with_name("all.log"))
+        logs[-1].unlink()
     (checkout.path / "mine.yaml").write_text("{}")
     targets = [str(path.relative_to(checkout.path)) for path in wanted]
-    logs = [path.with_suffix(".log") for path in wanted]
-    for log in logs:
-        log.unlink()
     running = started(checkout, *targets, "--configfile", SMOKE, "mine.yaml")
     while not any(log.exists() for log in logs):
         time.sleep(0.05)

@@ -84,7 +84,7 @@ def merged(base: dict, over: dict) -> dict:
 
 
 def jobs_run(output: str) -> set[str]:
-    """Return the rules of the jobs that Snakemake finished; `grid` is a target and makes nothing."""
+    """Return the rules of the jobs that Snakemake finished; `grid`, a target, makes nothing."""
     return set(re.findall(r"Finished jobid: \d+ \(Rule: (\w+)\)", output)) - {"grid"}
 
 

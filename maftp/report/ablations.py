@@ -20,11 +20,11 @@ MIOU, PQ = "mIoU", "PQ"
 _INTRODUCTION = """\
 # Ablations
 
-Every line differs from the cell it starts from in one parameter, and another method in what its
-recipe needs besides. mIoU is protocol (b), the mean over the classes of the ground truth, averaged
-over the benchmarks; standard deviations are over seeds. The difference to the full model has a 95 %
-interval of a paired bootstrap over test images: it says how far the choice of images could explain
-it, not the choice of seed. Lines with the same run are the same run.
+Every line differs from the cell it starts from in one parameter. mIoU is protocol (b), the mean
+over the classes of the ground truth, averaged over the benchmarks; standard deviations are over
+seeds. The difference to the full model has a 95 % interval of a paired bootstrap over test images:
+it says how far the choice of images could explain it, not the choice of seed. Lines with the same
+run are the same run.
 """
 _NOT_COMPARABLE = """\
 **Not comparable with the numbers of the paper**: the full model is none of its recipes

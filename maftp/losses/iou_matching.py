@@ -47,7 +47,7 @@ def iou_pairs(
         generator: of the draws, on the CPU.
     """
     size = mask_logits.shape[-2:]
-    truth = resized(masks.float(), size)  # (G, h, w)
+    truth = _resized(masks.float(), size)  # (G, h, w)
     iou = pairwise_iou(truth > 0.5, mask_logits.sigmoid() >= cut).cpu()  # (G, Q)
     queries, targets = [], []
     for target, row in enumerate(iou > IOU):
@@ -75,7 +75,7 @@ def pairwise_iou(first: Tensor, second: Tensor) -> Tensor:
     return overlap / (union + 1e-6)
 
 
-def resized(masks: Tensor, size: tuple[int, ...]) -> Tensor:
+def _resized(masks: Tensor, size: tuple[int, ...]) -> Tensor:
     """Resize masks (G, H, W) bilinearly; as a batch, because there may be none."""
     return F.interpolate(masks[:, None], size=tuple(size), mode="bilinear", align_corners=False)[
         :, 0

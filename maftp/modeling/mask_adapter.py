@@ -17,11 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maftp.losses.batch_share import current_share
-from maftp.losses.iou_matching import iou_pairs, resized
+from maftp.losses.iou_matching import iou_pairs
 from maftp.losses.mask_consistency import consistency_loss, slot_classification_loss
 from maftp.modeling.content_dependent_transfer import ContentDependentTransfer, dense_tokens
 from maftp.modeling.fcclip import ensemble_weights
 from maftp.modeling.mask_classification import classify, geometric_ensemble
+from maftp.modeling.postprocessing import resize_maps
 from maftp.modeling.segmenter import Segmenter, Targets
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ class MaskAdapter(nn.Module):
         """
         batch, count = masks.shape[:2]
         height, width = dense.shape[-2:]
-        small = resized(masks.flatten(0, 1), (4 * height, 4 * width))  # stride 8
+        small = resize_maps(masks.flatten(0, 1), (4 * height, 4 * width))  # stride 8
         shapes = self.mask_downscaling(small[:, None]).unflatten(0, (batch, count))
         maps = self.fuse((dense[:, None] + shapes).flatten(0, 1))  # (B*N, C, h, w)
         for block in (self.cnext1, self.cnext2, self.cnext3):
@@ -266,9 +267,8 @@ class AdaptedSegmenter(Segmenter):
             masks.append(torch.cat([self._cut(pairs.predicted), pairs.truth]))
             labels.append(pairs.labels)
         whole = torch.stack(masks)  # (B, 16, h, w)
-        return resized(whole.flatten(0, 1), tuple(size)).unflatten(0, whole.shape[:2]), torch.stack(
-            labels
-        )
+        large = resize_maps(whole.flatten(0, 1), tuple(size)).unflatten(0, whole.shape[:2])
+        return large, torch.stack(labels)
 
     def scores(
         self, images: Tensor, text: Tensor, rows: Tensor, seen: Tensor | None

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from maftp.losses.balanced_masks import balanced_mask_loss
 from maftp.losses.batch_share import current_share
-from maftp.losses.iou_matching import resized
 from maftp.modeling.clip_backbone import joint_embedding, trunk_features
 from maftp.modeling.content_dependent_transfer import dense_tokens
 from maftp.modeling.fcclip import ensemble_weights
@@ -30,7 +29,7 @@ from maftp.modeling.mask_classification import (
     geometric_ensemble,
     soft_pool,
 )
-from maftp.modeling.postprocessing import Frame
+from maftp.modeling.postprocessing import Frame, resize_maps
 from maftp.modeling.segmenter import (
     SIZE_DIVISIBILITY,
     BatchedInputs,
@@ -181,7 +180,7 @@ class MaskCLIPpp(Segmenter):
         size = tuple(dense.shape[-2:])
         logits = []
         for index, target in enumerate(targets):
-            masks = resized(target["masks"].float(), size)[None]  # (1, G, h, w)
+            masks = resize_maps(target["masks"].float(), size)[None]  # (1, G, h, w)
             logits.append(self._compare(dense[index : index + 1], masks, adapted[index]))
         labels = [target["labels"] for target in targets]
         loss = balanced_mask_loss([image[0] for image in logits], labels, current_share(targets))
@@ -281,7 +280,7 @@ def shorter_side_to(size: tuple[int, int], short_side: int) -> tuple[int, int]:
 def _resized(images: ImageList, short_side: int, divisibility: int) -> ImageList:
     """Resize normalised images, without antialiasing as the public code, and pad them anew."""
     found = [
-        resized(image, shorter_side_to(tuple(image.shape[-2:]), short_side)) for image in images
+        resize_maps(image, shorter_side_to(tuple(image.shape[-2:]), short_side)) for image in images
     ]
     return ImageList.from_tensors(found, size_divisibility=divisibility)
 
@@ -297,4 +296,4 @@ def student_masks(
         frame = Frame(tuple(proposing.tensor.shape[-2:]), tuple(before), tuple(after))
         fitted = frame.fit(frame.upsample(masks[image]))
         padding = (0, canvas[1] - after[1], 0, canvas[0] - after[0])
-        yield resized(F.pad(fitted, padding), tuple(size))
+        yield resize_maps(F.pad(fitted, padding), tuple(size))

@@ -22,12 +22,12 @@ from maftp.data.vocabulary import split_synonyms
 from maftp.errors import MaftpError
 from maftp.losses.balanced_masks import balanced_mask_loss
 from maftp.losses.batch_share import current_share
-from maftp.losses.iou_matching import resized
 from maftp.modeling.checkpoint import fit_state
 from maftp.modeling.checkpoint_file import read_state
 from maftp.modeling.eva_tower import EvaTower
 from maftp.modeling.mask_classification import MAX_LOGIT_SCALE, best_rows
 from maftp.modeling.maskclippp import MaskCLIPpp, draw_synonyms, naming_parts, student_masks
+from maftp.modeling.postprocessing import resize_maps
 from maftp.modeling.segmenter import Segmenter, Targets
 from maftp.modeling.text_classifier import CHUNK, TEMPLATES
 
@@ -160,7 +160,7 @@ class EvaMaskCLIPpp(MaskCLIPpp):
             [synonyms[row] for row in draw_synonyms(rows).tolist()]
         )  # (K, D)
         size = tuple(side // self.size_divisibility for side in images.shape[-2:])
-        weights = [resized(target["masks"].float(), size) for target in targets]
+        weights = [resize_maps(target["masks"].float(), size) for target in targets]
         kept = [image.flatten(1).any(1) for image in weights]
         most = max(1, *(int(image.sum()) for image in kept))
         padded = [

@@ -27,10 +27,10 @@ class Segment(TypedDict):
 
 def crop_and_resize(maps: Tensor, image_size: tuple[int, int], size: tuple[int, int]) -> Tensor:
     """Cut the padding off maps (C, H, W) at right and bottom and resize to `size`, bilinearly."""
-    return _resize(maps[:, : image_size[0], : image_size[1]], size)
+    return resize_maps(maps[:, : image_size[0], : image_size[1]], size)
 
 
-def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+def resize_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize maps (C, h, w) bilinearly; as a batch, because there may be none."""
     return F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
 
@@ -48,7 +48,7 @@ class Frame:
 
     def upsample(self, masks: Tensor) -> Tensor:
         """Resize maps (C, h, w) to the canvas."""
-        return _resize(masks, self.canvas)
+        return resize_maps(masks, self.canvas)
 
     def fit(self, maps: Tensor) -> Tensor:
         """Cut the padding off maps (C, H, W) and resize them to the size wanted."""

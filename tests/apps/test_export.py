@@ -27,17 +27,29 @@ def loaded(weights):
     return load(weights)
 
 
-@pytest.fixture(scope="module")
-def baseline(weights, loaded, tmp_path_factory) -> Loaded:
+def untrained(weights, folder, **model) -> Loaded:
+    """Return another method than the one the weights are of."""
     overlay = yaml.safe_load(weights.with_name("tiny.yaml").read_text())
-    overlay["variants"] = {"fcclip": {"model": {"name": "fcclip"}}}
-    path = tmp_path_factory.mktemp("baseline") / "fcclip.yaml"
+    overlay["variants"] = {"other": {"model": model}}
+    path = folder / "other.yaml"
     path.write_text(yaml.safe_dump(overlay))
     params = experiment_params(path)
     torch.manual_seed(3)
     model = build_model(params, num_training_classes=2, load_clip=None, teacher=False).eval()
     model.set_training_vocabulary(TRACED)
     return Loaded(model, params, weights)
+
+
+@pytest.fixture(scope="module")
+def baseline(weights, tmp_path_factory) -> Loaded:
+    return untrained(weights, tmp_path_factory.mktemp("baseline"), name="fcclip")
+
+
+@pytest.fixture(scope="module")
+def adapter(weights, tmp_path_factory) -> Loaded:
+    own = {"width": 16, "family": "maftp"}
+    folder = tmp_path_factory.mktemp("adapter")
+    return untrained(weights, folder, name="mask_adapter", mask_adapter=own)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +65,13 @@ def arrays(loaded: Loaded, picture: np.ndarray, names: list[str]) -> list[np.nda
     return [image, *(inputs[name].numpy() for name in INPUTS[1:])]
 
 
-@pytest.mark.parametrize("kind", ["loaded", "baseline"])
+def test_two_networks_at_sizes_of_their_own_are_not_exported(weights, tmp_path):
+    loaded = untrained(weights, tmp_path, name="maskclippp")
+    with pytest.raises(MaftpError, match="maskclippp cannot be exported.*proposes its masks"):
+        export_model(loaded, TRACED, tmp_path / "x.pt2", size=SIZE, kind="torch-export")
+
+
+@pytest.mark.parametrize("kind", ["loaded", "baseline", "adapter"])
 def test_the_image_path_gives_the_scores_of_the_model(kind, request, pictures):
     one = request.getfixturevalue(kind)
     path = ImagePath(one.model)

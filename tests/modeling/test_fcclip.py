@@ -1,7 +1,14 @@
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
+from maftp.api import experiment_params
 from maftp.errors import MaftpError
+from maftp.modeling.build import build_model
+
+KEYS = Path(__file__).resolve().parents[2].parent / "shared" / "spec" / "keys"
 
 TRAIN = ["person, child", "car", "sky"]
 TEST = ["wall", "dog,puppy", "sky, heaven"]
@@ -61,3 +68,14 @@ def test_training_vocabulary_is_needed(build, batch):
     model.set_test_vocabulary(TEST)
     with pytest.raises(MaftpError, match="seen in training; call set_training_vocabulary"):
         model.eval()(batch)
+
+
+@pytest.mark.skipif(not KEYS.is_dir(), reason="lists of released entries are not here")
+def test_entries_of_the_released_checkpoint():
+    params = experiment_params("fcclip_large_panoptic_released")
+    with torch.device("meta"):
+        model = build_model(params, num_training_classes=133, load_clip=None, teacher=False)
+    released = json.loads((KEYS / "fcclip_large_panoptic.json").read_text())
+    assert {name: list(t.shape) for name, t in model.state_dict().items()} == released
+    trainable = json.loads((KEYS / "trainable_fcclip_large_panoptic.json").read_text())
+    assert sorted(model.trainable_names()) == sorted(trainable)

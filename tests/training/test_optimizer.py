@@ -6,7 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from maftp.training.optimizer import build_optimizer, build_scheduler, clip_gradients
+from maftp.training.optimizer import (
+    build_optimizer,
+    build_scheduler,
+    clip_gradients,
+    learning_rate_factor,
+)
 
 
 def rules_by_name(model, optimizer):
@@ -110,3 +115,19 @@ def test_clipping_is_global():
     weights[0].grad, weights[1].grad = torch.tensor([3.0]), torch.tensor([4.0])
     assert clip_gradients(optimizer, max_norm=0.5).item() == pytest.approx(5)
     assert [w.grad.item() for w in weights] == pytest.approx([0.3, 0.4], rel=1e-5)
+
+
+def scheduled(params, **train):
+    return params.model_copy(update={"train": params.train.model_copy(update=train)})
+
+
+def test_cosine_of_the_public_maskclippp(params):
+    cosine = scheduled(params, iterations=20000, schedule="cosine", final_rate=0.05)
+    found = [learning_rate_factor(step, params=cosine) for step in (0, 5000, 10000, 15000, 20000)]
+    assert found == pytest.approx([1, 0.860876, 0.525, 0.189124, 0.05], abs=1e-6)
+
+
+def test_a_tenth_at_each_milestone(params):
+    steps = scheduled(params, iterations=100, schedule="steps", milestones=(60, 80))
+    found = [learning_rate_factor(step, params=steps) for step in (0, 59, 60, 79, 80, 99)]
+    assert found == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])

@@ -22,6 +22,7 @@ BASE = {
 ALLOWED = {
     "": {"api"},
     "errors": set(),
+    "gpus": {"errors"},
     "lock": set(),
     "progress": set(),
     "grid": set(),

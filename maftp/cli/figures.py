@@ -146,21 +146,23 @@ def drift(
         out: JSON file to write.
     """
     from maftp.evaluation.drift import measure_drift
+    from maftp.gpus import leased
 
     experiment = read_params(params)
     catalog, root = catalog_and_root(experiment)
-    measure_drift(
-        experiment.for_variant(variant),
-        variant=variant,
-        seed=seed,
-        benchmark=benchmark,
-        weights=weights,
-        clip=clip,
-        catalog=catalog,
-        root=root,
-        out=out,
-        embeddings=text,
-    )
+    with leased(min(experiment.execution.gpus_per_worker, 1)):
+        measure_drift(
+            experiment.for_variant(variant),
+            variant=variant,
+            seed=seed,
+            benchmark=benchmark,
+            weights=weights,
+            clip=clip,
+            catalog=catalog,
+            root=root,
+            out=out,
+            embeddings=text,
+        )
 
 
 def gallery(
@@ -185,6 +187,7 @@ def gallery(
         out: folder to write.
     """
     from maftp.evaluation.gallery import GalleryModel, draw_gallery
+    from maftp.gpus import leased
 
     experiment = read_params(params)
     catalog, root = catalog_and_root(experiment)
@@ -192,11 +195,12 @@ def gallery(
         GalleryModel(name, experiment.for_variant(name), path)
         for name, path in zip((method, baseline), weights, strict=True)
     )
-    draw_gallery(
-        (first, second),
-        benchmark=benchmark,
-        statistics=statistics,
-        catalog=catalog,
-        root=root,
-        out=out,
-    )
+    with leased(min(experiment.execution.gpus_per_worker, 1)):
+        draw_gallery(
+            (first, second),
+            benchmark=benchmark,
+            statistics=statistics,
+            catalog=catalog,
+            root=root,
+            out=out,
+        )

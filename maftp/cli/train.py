@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -38,25 +39,30 @@ def train(
         attempt: counted by a workflow; from 2 on, a mistake is not tried again.
     """
     from maftp.data.layout import datasets_root, manifest_path
+    from maftp.gpus import leased
     from maftp.training.launch import launch
     from maftp.training.worker import prepare
 
     recipe = read_params(params).for_variant(variant)
     others = recipe.other_weights(seed)
-    launch(
-        recipe,
-        variant=variant,
-        seed=seed,
-        clip=clip,
-        embeddings=text,
-        out=out,
-        inputs=[
-            manifest_path(datasets_root(recipe.data.root), recipe.data.train),
-            *others.values(),
-        ],
-        prepare=partial(prepare, **others),
-        attempt=attempt,
-    )
+    # on several nodes, and on a cluster that is joined, Ray gives out the GPUs
+    here = recipe.resources.nodes == 1 and os.environ.get("RAY_ADDRESS", "local") == "local"
+    gpus = recipe.execution.workers * recipe.execution.gpus_per_worker
+    with leased(gpus if here else 0):
+        launch(
+            recipe,
+            variant=variant,
+            seed=seed,
+            clip=clip,
+            embeddings=text,
+            out=out,
+            inputs=[
+                manifest_path(datasets_root(recipe.data.root), recipe.data.train),
+                *others.values(),
+            ],
+            prepare=partial(prepare, **others),
+            attempt=attempt,
+        )
 
 
 def evaluate(
@@ -81,6 +87,7 @@ def evaluate(
         out: folder for BENCHMARK.json, pictures in BENCHMARK/, counts in BENCHMARK.statistics/.
     """
     from maftp.evaluation.runner import device_of, evaluate
+    from maftp.gpus import leased
     from maftp.modeling.build import load_model
 
     if text and len(text) != len(benchmarks):
@@ -92,19 +99,20 @@ def evaluate(
     recipe = experiment.for_variant(variant)
     for name in benchmarks:
         catalog.benchmark(name)
-    model = load_model(recipe, weights, device_of(recipe))
-    for name, embeddings in zip(benchmarks, text or [None] * len(benchmarks), strict=True):
-        evaluate(
-            recipe,
-            variant=variant,
-            seed=seed,
-            benchmark=name,
-            weights=weights,
-            catalog=catalog,
-            root=root,
-            out=out / f"{name}.json",
-            overlays_dir=out / name,
-            statistics_dir=out / f"{name}.statistics",
-            embeddings=embeddings,
-            model=model,
-        )
+    with leased(min(recipe.execution.gpus_per_worker, 1)):
+        model = load_model(recipe, weights, device_of(recipe))
+        for name, embeddings in zip(benchmarks, text or [None] * len(benchmarks), strict=True):
+            evaluate(
+                recipe,
+                variant=variant,
+                seed=seed,
+                benchmark=name,
+                weights=weights,
+                catalog=catalog,
+                root=root,
+                out=out / f"{name}.json",
+                overlays_dir=out / name,
+                statistics_dir=out / f"{name}.statistics",
+                embeddings=embeddings,
+                model=model,
+            )

@@ -89,15 +89,19 @@ def embed(
     import torch
 
     from maftp.data.vocabulary import read_vocabulary
+    from maftp.gpus import leased
     from maftp.modeling.clip_backbone import ClipBackbone
     from maftp.modeling.text_classifier import TEMPLATES, embed_vocabulary
 
     recipe = read_params(params).for_variant(variant)
     words = read_vocabulary(vocabulary, keep_row_zero=keep_row_zero)
     backbone = ClipBackbone.from_params(recipe, weights=clip)
-    if recipe.execution.gpus_per_worker and torch.cuda.is_available():
-        backbone = backbone.cuda()
     sentences = TEMPLATES[: templates or recipe.clip.templates]
     unfinished = out.with_name(f"{out.name}.unfinished")
-    embedded = embed_vocabulary(backbone, words.names, templates=sentences, unfinished=unfinished)
+    with leased(min(recipe.execution.gpus_per_worker, 1)):
+        if recipe.execution.gpus_per_worker and torch.cuda.is_available():
+            backbone = backbone.cuda()
+        embedded = embed_vocabulary(
+            backbone, words.names, templates=sentences, unfinished=unfinished
+        )
     embedded.save(out)

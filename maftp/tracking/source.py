@@ -30,6 +30,7 @@ EXCUSED = {
     "data.inventory": "finds what is missing, makes nothing",
     "errors": "words for mistakes",
     "files": "writes in one go what others computed",
+    "gpus": "chooses where something is computed",
     "grid": "rules record the values of each cell",
     "memory": "measures memory, not results",
     "lock": "keeps two processes apart",

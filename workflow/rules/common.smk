@@ -17,6 +17,7 @@ from maftp.data.download import registration_message
 from maftp.data.removal import remove_archives
 from maftp.data.unpack import in_place
 from maftp.errors import MaftpError, ParamsError
+from maftp.gpus import visible_gpus
 from maftp.grid import FOLDER as GRID_FOLDER
 from maftp.machine import check_machine
 from maftp.needs import needs_of
@@ -218,10 +219,10 @@ def remove_spent_archives(datasets):
         logger.info(f"removed {archives} after conversion: {freed} freed")
 
 
-# An evaluation takes the first GPU it sees: on this machine one runs after the other, whatever
-# --cores is. On a cluster each job sees a GPU of its own.
-if workflow.local_exec:
-    workflow.register_resource("first_gpu", 1)
+# On this machine jobs share the GPUs that are here; each leases its own (`maftp.gpus`).
+if workflow.local_exec and (GPUS := len(visible_gpus())):
+    if "gpu" not in workflow.global_resources:
+        workflow.register_resource("gpu", GPUS)
 
 
 def own_the_records():

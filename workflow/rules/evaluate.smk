@@ -33,7 +33,6 @@ for SUFFIX, (FOLDER, NAMES) in JOBS.items():
         threads: PARAMS.execution.loader_workers + 1
         resources:
             **needs(PARAMS.resources.evaluate, gpus=EVALUATION_GPUS),
-            first_gpu=EVALUATION_GPUS,
         params:
             benchmarks=NAMES,
             folder=OUT,

@@ -103,7 +103,7 @@ rule drift:
     conda:
         "../../envs/environment.yaml"
     resources:
-        gpus=PARAMS.execution.gpus_per_worker,
+        **needs(PARAMS.resources.evaluate, gpus=EVALUATION_GPUS),
     params:
         benchmark=PICTURED,
         code=code_mark("evaluation.drift"),
@@ -132,6 +132,8 @@ rule gallery:
         f"{RESULTS}/gallery.log",
     conda:
         "../../envs/environment.yaml"
+    resources:
+        **needs(PARAMS.resources.evaluate, gpus=EVALUATION_GPUS),
     params:
         benchmark=PICTURED,
         method=METHOD,

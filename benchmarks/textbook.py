@@ -40,6 +40,7 @@ from maftp.modeling.content_dependent_transfer import TextImageAttention
 from maftp.modeling.maft_plus import MaftPlus
 from maftp.modeling.mask_classification import mask_pool
 from maftp.modeling.position_encoding import sine_encoding
+from maftp.modeling.postprocessing import MaskKind, mask_probabilities
 from maftp.modeling.transformer_decoder import (
     NUM_LEVELS,
     CrossAttentionLayer,
@@ -272,13 +273,15 @@ def _match(
     return torch.as_tensor(queries), torch.as_tensor(chosen)
 
 
-def label_map(scores: Tensor, masks: Tensor, frame: Any, *, masks_first: bool) -> Tensor:
+def label_map(
+    scores: Tensor, masks: Tensor, frame: Any, *, masks_first: bool, kind: MaskKind = "logits"
+) -> Tensor:
     """Return the best class of whole scores, (K, H, W)."""
     masks = frame.upsample(masks)
     probabilities = scores.softmax(-1)[:, :-1]
     if masks_first:
         masks = frame.fit(masks)
-    semantic = torch.einsum("qk,qhw->khw", probabilities, masks.sigmoid())
+    semantic = torch.einsum("qk,qhw->khw", probabilities, mask_probabilities(masks, kind))
     return (semantic if masks_first else frame.fit(semantic)).argmax(0)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from maftp.errors import CheckpointError
 from maftp.modeling.checkpoint import fit_state
 from maftp.modeling.checkpoint_file import read_metadata, read_state
 from maftp.modeling.segmenter import Segmenter
@@ -43,6 +44,11 @@ def load_adapter(model: Segmenter, path: Path) -> None:
 def _load_parts(model: Segmenter, path: Path, parts: tuple[str, ...], *, what: str) -> None:
     own = model.state_dict()
     wanted = {name: tensor for name, tensor in own.items() if name.startswith(parts)}
+    if not wanted:
+        raise CheckpointError(
+            f"{path}: a {model.architecture['model']} model has no place for {what}; leave "
+            "train.proposals or train.start out, or choose the method they are for"
+        )
     mine = tuple(part for part in parts if any(name.startswith(part) for name in wanted))
     state = {name: tensor for name, tensor in read_state(path).items() if name.startswith(mine)}
     model.load_state_dict(own | fit_state(state, wanted, source=path, model=what))

@@ -6,6 +6,7 @@ import torch
 
 from maftp.api import experiment_params
 from maftp.blocks import Adapter
+from maftp.errors import CheckpointError
 from maftp.modeling import mask_adapter
 from maftp.modeling.build import build_model
 from maftp.modeling.checkpoint import load_weights
@@ -132,6 +133,14 @@ def test_the_second_phase_starts_from_the_first_and_keeps_the_heads_void(build, 
     if family == "maftp":
         own = proposing.cdt.state_dict()
         assert all(torch.equal(t, own[n]) for n, t in second.cdt.state_dict().items())
+
+
+def test_another_method_has_no_adapter_to_go_on_with(build, tmp_path):
+    model = build("fcclip", teacher=False)
+    model.set_training_vocabulary(TRAIN)
+    save_weights(tmp_path / "x.safetensors", model, {})
+    with pytest.raises(CheckpointError, match="a fcclip model has no place for the adapter"):
+        load_adapter(model, tmp_path / "x.safetensors")
 
 
 @pytest.mark.skipif(not KEYS.is_dir(), reason="lists of released entries are not here")

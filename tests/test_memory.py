@@ -21,5 +21,6 @@ def test_a_block_that_was_freed_is_used_again_without_new_pages():
         torch.ones(megabytes * 2**18)
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-    faults()
-    assert faults() < megabytes * 2**20 / resource.getpagesize() / 10
+    # An aligned block needs a little more than it left behind: the heap grows a few times at first.
+    pages = megabytes * 2**20 / resource.getpagesize()
+    assert [faults() for _ in range(12)][-1] < pages / 10

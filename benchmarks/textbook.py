@@ -6,7 +6,8 @@ the method and its costs:
 
 - the student runs twice in a training step: once for the segmentation head, whose features are
   detached afterwards, and once for the losses of CLIP;
-- deformable attention keeps the samples of all levels;
+- CLIP's blocks are timm's own;
+- deformable attention keeps the samples of all levels, and works along the axes of the formula;
 - a class takes the best of its names in a Python loop over the classes;
 - every prediction call of the decoder makes its masks and class logits on its own, at full size and
   with gradients to all of them, and layers look where those masks, resized, are positive;
@@ -28,6 +29,7 @@ from unittest import mock
 import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
+from timm.models.convnext import ConvNeXtBlock
 from torch import Tensor
 from torch.nn import MultiheadAttention
 
@@ -35,10 +37,13 @@ from maftp.losses.criterion import SetCriterion, count_masks, dice_loss, mask_lo
 from maftp.losses.matcher import pairwise_dice_cost
 from maftp.losses.point_sampling import sample_points
 from maftp.losses.predictions import Predictions
-from maftp.modeling import maft_plus, pixel_decoder, segmenter, transformer_decoder
+from maftp.losses.representation_compensation import _descriptor
+from maftp.modeling import maft_plus, segmenter, transformer_decoder
 from maftp.modeling.content_dependent_transfer import TextImageAttention
+from maftp.modeling.convnext import ScaledResidualBlock
 from maftp.modeling.maft_plus import MaftPlus
 from maftp.modeling.mask_classification import mask_pool
+from maftp.modeling.pixel_decoder import DeformableAttention
 from maftp.modeling.position_encoding import sine_encoding
 from maftp.modeling.postprocessing import MaskKind, mask_probabilities
 from maftp.modeling.transformer_decoder import (
@@ -53,10 +58,11 @@ from maftp.modeling.transformer_decoder import (
 def textbook_step() -> Iterator[None]:
     """Compute training steps the plain way."""
     with _replaced(
-        (pixel_decoder, "ms_deform_attn", deformable_attention),
+        *_TRUNK_AND_ENCODER,
         (transformer_decoder, "classify", classify),
         (maft_plus, "classify", classify),
         (maft_plus, "mask_aware_loss", mask_aware_loss),
+        (maft_plus, "representation_compensation_loss", representation_compensation_loss),
         (TransformerDecoder, "forward", decode),
         (MaftPlus, "_head_features", second_pass),
         (SetCriterion, "forward", criterion),
@@ -69,7 +75,7 @@ def textbook_step() -> Iterator[None]:
 def textbook_evaluation() -> Iterator[None]:
     """Compute results of images the plain way."""
     with _replaced(
-        (pixel_decoder, "ms_deform_attn", deformable_attention),
+        *_TRUNK_AND_ENCODER,
         (transformer_decoder, "classify", classify),
         (maft_plus, "classify", classify),
         (TransformerDecoder, "forward", decode),
@@ -104,6 +110,32 @@ def deformable_attention(
     weights = weights.transpose(1, 2).reshape(batch * heads, 1, queries, -1)
     output = (torch.stack(samples, dim=-2).flatten(-2) * weights).sum(-1)  # (B*M, C, Q)
     return output.view(batch, heads * channels, queries).transpose(1, 2).contiguous()
+
+
+def encoder_attention(
+    self: DeformableAttention,
+    query: Tensor,
+    centres: Tensor,
+    tokens: Tensor,
+    shapes: Sequence[tuple[int, int]],
+) -> Tensor:
+    """Divide offsets by sizes and normalise weights as the formula says."""
+    heads, levels, points = self.num_heads, len(shapes), self.num_points
+    value = self.value_proj(tokens).unflatten(-1, (heads, -1))
+    offsets = self.sampling_offsets(query).unflatten(-1, (heads, levels, points, 2))
+    weights = self.attention_weights(query).unflatten(-1, (heads, levels * points)).softmax(-1)
+    sizes = torch.tensor([(width, height) for height, width in shapes], device=query.device)
+    locations = centres[:, None, None, None, :2] + offsets / sizes[:, None]
+    weights = weights.unflatten(-1, (levels, points))
+    return self.output_proj(deformable_attention(value, shapes, locations, weights))
+
+
+def representation_compensation_loss(
+    student: Tensor, teacher: Tensor, *, scales: Sequence[int]
+) -> Tensor:
+    """Describe both maps and compare the descriptions."""
+    described = [_descriptor(features.clamp(min=0), scales) for features in (student, teacher)]
+    return F.smooth_l1_loss(*described)
 
 
 def classify(embeddings: Tensor, text: Tensor, logit_scale: Tensor, rows: Tensor) -> Tensor:
@@ -324,6 +356,10 @@ def transfer(self: TextImageAttention, text: Tensor, tokens: Tensor, code: Tenso
     return self.norm(text + change) if self.form == "semantic" else text + self.norm(change)
 
 
+_TRUNK_AND_ENCODER = (
+    (ScaledResidualBlock, "forward", ConvNeXtBlock.forward),
+    (DeformableAttention, "forward", encoder_attention),
+)
 _ATTENTION = (
     (CrossAttentionLayer, "forward", cross_attention),
     (SelfAttentionLayer, "forward", self_attention),

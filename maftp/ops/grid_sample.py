@@ -22,9 +22,10 @@ def forward(
     """Sum the weighted samples; arguments and result as `maftp.ops.ms_deform_attn`."""
     batch, _, heads, channels = value.shape
     output = value.new_zeros(batch * heads, channels, locations.shape[1])
-    shares = _queries_last(weights)  # (L, B*M, P, Q)
+    weights = _queries_last(weights)  # (B, M, L, P, Q)
     for level, _, image, grid in _levels(value, shapes, locations):
-        output = output + (_sample(image, grid) * shares[level].unsqueeze(1)).sum(2)
+        weight = weights[:, :, level].flatten(0, 1)  # (B*M, P, Q)
+        output = output + (_sample(image, grid) * weight.unsqueeze(1)).sum(2)
     output = output.unflatten(0, (batch, heads))
     return output.permute(0, 3, 1, 2).flatten(2).contiguous()  # (B, Q, M*C)
 
@@ -39,15 +40,16 @@ def backward(
     """Return the gradients of value, locations and weights from that of the output (B, Q, M*C)."""
     batch, _, heads, channels = value.shape
     grad_value = torch.zeros_like(value, memory_format=torch.contiguous_format)
-    shares = _queries_last(weights)  # (L, B*M, P, Q)
-    grad_weights = torch.zeros_like(shares)
-    grad_grids = shares.new_zeros(*shares.shape, 2)
+    weights = _queries_last(weights)  # (B, M, L, P, Q)
+    grad_weights = torch.zeros_like(weights)
+    grad_grids = weights.new_zeros(*weights.shape[:4], 2, weights.shape[4])  # (B, M, L, P, 2, Q)
     grad = grad.unflatten(2, (heads, channels)).permute(0, 2, 3, 1).flatten(0, 1)  # (B*M, C, Q)
     grad = grad.unsqueeze(2)
     for level, tokens, image, grid in _levels(value, shapes, locations):
-        grad_weights[level] = (_sample(image, grid) * grad).sum(1)
-        by_image, grad_grids[level] = torch.ops.aten.grid_sampler_2d_backward(
-            grad * shares[level].unsqueeze(1),
+        weight = weights[:, :, level].flatten(0, 1)  # (B*M, P, Q)
+        by_weight = (_sample(image, grid) * grad).sum(1)  # (B*M, P, Q)
+        by_image, by_grid = torch.ops.aten.grid_sampler_2d_backward(
+            grad * weight.unsqueeze(1),
             image,
             grid,
             _BILINEAR,
@@ -57,21 +59,20 @@ def backward(
         )
         by_image = by_image.flatten(2).unflatten(0, (batch, heads))  # (B, M, C, h*w)
         grad_value[:, tokens] = by_image.permute(0, 3, 1, 2)
+        grad_weights[:, :, level] = by_weight.unflatten(0, (batch, heads))
+        grad_grids[:, :, level] = by_grid.mT.unflatten(0, (batch, heads))
     grad_locations = 2 * grad_grids  # a grid is 2 * locations - 1
-    back = (_queries_second(part, batch, heads) for part in (grad_locations, grad_weights))
-    return grad_value, *back
+    return grad_value, _queries_second(grad_locations), _queries_second(grad_weights)
 
 
 def _queries_last(samples: Tensor) -> Tensor:
-    """Bring (B, Q, M, L, P, ...) to (L, B*M, P, Q, ...): long inner axes are read faster."""
-    rest = range(5, samples.dim())
-    return samples.permute(3, 0, 2, 4, 1, *rest).flatten(1, 2).contiguous()
+    """Bring (B, Q, M, L, P, ...) to (B, M, L, P, ..., Q): long inner axes are read faster."""
+    return samples.flatten(2).transpose(1, 2).contiguous().unflatten(1, samples.shape[2:])
 
 
-def _queries_second(samples: Tensor, batch: int, heads: int) -> Tensor:
+def _queries_second(samples: Tensor) -> Tensor:
     """Undo `_queries_last`."""
-    rest = range(5, samples.dim() + 1)
-    return samples.unflatten(1, (batch, heads)).permute(1, 4, 2, 0, 3, *rest).contiguous()
+    return samples.flatten(1, -2).transpose(1, 2).contiguous().unflatten(2, samples.shape[1:-1])
 
 
 def _sample(image: Tensor, grid: Tensor) -> Tensor:
@@ -84,11 +85,11 @@ def _levels(
 ) -> Iterator[tuple[int, slice, Tensor, Tensor]]:
     """Yield each level that has pixels and samples: its number, tokens, images and grids."""
     start = 0
-    grids = 2 * _queries_last(locations) - 1  # grid_sample counts from -1 to 1
+    grids = _queries_last(2 * locations - 1)  # grid_sample counts from -1 to 1
     for level, (height, width) in enumerate(shapes):
         tokens = slice(start, start + height * width)
         start = tokens.stop
         if height * width == 0 or grids.numel() == 0 or value.shape[-1] == 0:
             continue
         image = value[:, tokens].permute(0, 2, 3, 1).flatten(0, 1).unflatten(2, (height, width))
-        yield level, tokens, image, grids[level]
+        yield level, tokens, image, grids[:, :, level].flatten(0, 1).mT  # (B*M, P, Q, 2)

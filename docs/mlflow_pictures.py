@@ -2,7 +2,7 @@
 
     python docs/mlflow_pictures.py [sqlite:///results/mlflow.db] [miniature] [docs]
 
-Needs Debian's `chromium`, which is no part of the environment, and its package `playwright`.
+Needs Debian's `chromium`, which is not part of the environment, and its package `playwright`.
 """  # noqa: D208
 
 from __future__ import annotations

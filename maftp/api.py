@@ -363,7 +363,7 @@ def _class_names(vocabulary: Sequence[str] | str) -> list[str]:
     names = [vocabulary] if isinstance(vocabulary, str) else list(vocabulary)
     for name in names:
         if not isinstance(name, str) or not name.strip(", "):
-            raise DataError(f"vocabulary: {name!r} is no class name; give words, such as 'sky'")
+            raise DataError(f"vocabulary: {name!r} is not a class name; give words, such as 'sky'")
     return names
 
 

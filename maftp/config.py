@@ -203,7 +203,7 @@ SHARED = (
 
 
 def _dotted(values: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Return the dotted keys of all values that are no mappings."""
+    """Return the dotted keys of all values that are not mappings."""
     found = []
     for key, value in values.items():
         if isinstance(value, Mapping) and value:

@@ -117,7 +117,9 @@ def check_output(path: Path, *, folder: bool = False) -> None:
         while not nearest.is_symlink() and not nearest.exists():
             nearest = nearest.parent
         if not nearest.is_dir():
-            raise OutputError(f"{path}: {nearest} is no folder; choose another place to write to")
+            raise OutputError(
+                f"{path}: {nearest} is not a folder; choose another place to write to"
+            )
         with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as error:
@@ -165,7 +167,7 @@ def write_json(path: Path, value: Any) -> None:
             " the weights and the input that led to it"
         ) from None
     with atomic_path(path) as temporary:
-        # a name of a file that is no UTF-8 becomes an escape, which JSON readers take
+        # a name of a file that is not UTF-8 becomes an escape, which JSON readers take
         temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 

@@ -97,7 +97,7 @@ class _Loader(yaml.SafeLoader):
             key = self.construct_object(key_node, deep=True)
             reason = None
             if not isinstance(key, str):
-                reason = f"key {key!r} is no text; put it in quotes"
+                reason = f"key {key!r} is not text; put it in quotes"
             elif key in seen:
                 reason = f"key {key!r} stands there twice; keep one"
             if reason is not None:

@@ -108,10 +108,10 @@ def test_a_place_that_can_be_written_to(tmp_path, folder):
     ("name", "folder", "sentence"),
     [
         ("folder", False, "folder: is a folder; give the name of a file"),
-        ("file", True, "file is no folder; choose another place"),
-        ("file/x/a.json", False, "file is no folder; choose another place"),
-        ("file/x", True, "file is no folder; choose another place"),
-        ("link/a.json", False, "link is no folder"),
+        ("file", True, "file is not a folder; choose another place"),
+        ("file/x/a.json", False, "file is not a folder; choose another place"),
+        ("file/x", True, "file is not a folder; choose another place"),
+        ("link/a.json", False, "link is not a folder"),
         ("n" * 300 + "/a", False, "name is too long.*ENAMETOOLONG"),
     ],
 )

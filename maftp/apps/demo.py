@@ -59,7 +59,7 @@ class Engine:
         """Segment an image; return the overlay as a data URL, and what was found.
 
         Raises:
-            DataError: the words are no vocabulary.
+            DataError: the words are not vocabulary.
         """
         names = parse_words(words, where="words")
         with self._lock:

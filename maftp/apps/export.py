@@ -107,7 +107,7 @@ def _check_outputs(out: Path) -> None:
             content = None
         if not (isinstance(content, dict) and {"format", "inputs", "limits"} <= content.keys()):
             raise MaftpError(
-                f"{record}: is no description of an exported model and would be lost; choose"
+                f"{record}: is not a description of an exported model and would be lost; choose"
                 " another name with --out"
             )
 

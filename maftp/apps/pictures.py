@@ -138,7 +138,7 @@ def read_pictures(source: Source, *, every: int) -> Iterator[Picture]:
     """Yield the image of a file, or every `every`-th frame of a video.
 
     Raises:
-        DataError: the file is no image or video that can be read; `CutShortError` after the last
+        DataError: the file is not a readable image or video; `CutShortError` after the last
             frame of a video that should have more.
     """
     if source.is_video:
@@ -246,8 +246,8 @@ def check_results(sources: Sequence[Source], out: Path) -> None:
     """Check, before any work, that results can be written and replace nothing but results.
 
     Raises:
-        MaftpError: `out` is no folder that can be written to.
-        DataError: a file that is no result has the name of one.
+        MaftpError: `out` is not a folder that can be written to.
+        DataError: a file that is not a result has the name of one.
     """
     check_output(out, folder=True)
     for source in sources:
@@ -267,8 +267,8 @@ def check_own(stem: Path) -> None:
         path = stem.with_name(stem.name + ending)
         if path.exists() and not is_result(path):
             raise DataError(
-                f"{path}: is no result of an earlier prediction and would be lost; choose another"
-                " folder with --out"
+                f"{path}: is not a result of an earlier prediction and would be lost; choose"
+                " another folder with --out"
             )
 
 

@@ -58,7 +58,7 @@ def predict(
 
     Raises:
         DataError: a picture that was named cannot be read, or none of those that were found; or a
-            file that is no result has the name of one.
+            file that is not a result has the name of one.
     """
     check_results(sources, out)
     written: list[Path] = []
@@ -92,7 +92,7 @@ def write_result(picture: Picture, found: Segmentation, predictor: Predictor, ou
     """Write the files of one picture; return the JSON, which is written last.
 
     Raises:
-        DataError: a file that is no result has the name of one of them.
+        DataError: a file that is not a result has the name of one of them.
         MaftpError: a score is not a finite number.
     """
     stem = out / picture.name

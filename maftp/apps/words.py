@@ -120,7 +120,7 @@ def _parse_file(data: bytes, path: Path) -> list[str]:
     except UnicodeDecodeError as error:
         raise DataError(f"{where}: not readable as UTF-8 text ({error}); save it as such") from None
     if "\0" in text:
-        raise DataError(f"{where}: holds zero bytes, so it is no text; name a list of classes")
+        raise DataError(f"{where}: holds zero bytes, so it is not text; name a list of classes")
     ending = path.suffix.lower()
     if ending in (".csv", ".tsv"):
         return _checked(_from_table(text, where), where=where)
@@ -132,8 +132,8 @@ def _parse_file(data: bytes, path: Path) -> list[str]:
     if lines and all(_BENCHMARK_ROW.match(line) for line in lines):
         for match in filter(None, map(_BENCHMARK_ROW_ZERO.match, lines)):
             logger.warning(
-                "%s: %r is left out, as index 0 is no class in a benchmark's list; give it another"
-                " index to have it", where, match[1],
+                "%s: %r is left out, as index 0 is not a class in a benchmark's list; give it"
+                " another index to have it", where, match[1],
             )  # fmt: skip
         return parse_vocabulary("\n".join(lines).encode(), where).names
     return _checked([name for line in lines for name in line.split(";")], where=where)
@@ -196,7 +196,7 @@ def _from_values(values: Any, where: str) -> list[str]:
         odd = [name for name in values if not isinstance(name, str)]
         if not odd:
             return values
-        raise DataError(f"{where}: {str(odd[0])[:40]!r} is no name; quote it, or give it a name")
+        raise DataError(f"{where}: {str(odd[0])[:40]!r} is not a name; quote it, or give it a name")
     raise DataError(
         f'{where}: holds no list of names; write ["sky", "red car"], or a class a line into a .txt'
         " file"

@@ -186,7 +186,7 @@ def rgb_pixels(
         background: colour behind transparency; None drops transparency.
 
     Raises:
-        DataError: its values are no brightness: negative, or not finite.
+        DataError: its values are not brightness values: negative, or not finite.
     """
     image.load()  # the orientation of some formats is known, or applied, only afterwards
     turn = _UPRIGHT.get(_orientation(image)) if oriented else None
@@ -227,8 +227,8 @@ def _scaled_grey(values: np.ndarray, name: str) -> np.ndarray:
     lowest, highest = (values.min(), values.max()) if values.size else (0, 0)
     if not (np.isfinite(lowest) and np.isfinite(highest) and lowest >= 0):
         raise DataError(
-            f"{name}: grey values from {lowest} to {highest} are no brightness; save it as 8-bit"
-            " grey, or as RGB"
+            f"{name}: grey values from {lowest} to {highest} are not brightness values; save it as"
+            " 8-bit grey, or as RGB"
         )
     fraction = values.dtype.kind == "f" and highest <= 1
     bits = next((b for b in _GREY_BITS if highest < 2**b), None)

@@ -59,7 +59,7 @@ def training_batches(
         ValueError: the batch cannot be shared out evenly.
     """
     if batch_size % world_size:
-        raise ValueError(f"batch_size {batch_size} is no multiple of world_size {world_size}")
+        raise ValueError(f"batch_size {batch_size} is not a multiple of world_size {world_size}")
     records = [record for record in dataset if record.get("trainable", True)]
     if not records:
         raise DataError(

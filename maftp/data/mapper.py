@@ -80,7 +80,7 @@ class PanopticMapper:
     def __call__(self, record: Record, rng: np.random.Generator) -> dict[str, Any]:
         """Return `image` (3, S, S) u8 RGB, `height` and `width` of the file, and `instances`.
 
-        One mask per segment that is no crowd, in the order of the annotation; a segment that is
+        One mask per segment that is not a crowd, in the order of the annotation; a segment that is
         cropped away keeps an empty mask. Crowd pixels belong to no mask.
 
         Raises:

@@ -140,7 +140,7 @@ def make_links(root: Path) -> list[Path]:
         if link.is_symlink() and str(link.readlink()) == target:
             continue
         if link.is_symlink() or link.exists():
-            raise DataError(f"{link}: exists and is no link to {target}; move it away")
+            raise DataError(f"{link}: exists and is not a link to {target}; move it away")
         if (link.parent / target).resolve().is_dir():
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(target)

@@ -200,7 +200,7 @@ class OverlayDrawer(DatasetEvaluator):
             self._drawn += 1
 
     def evaluate(self) -> None:
-        """Return nothing: pictures are no scores."""
+        """Return nothing: pictures are not scores."""
 
     def _semantic(self, item: Item, output: Mapping[str, Any]) -> list[Layer]:
         truth = read_label(Path(item["sem_seg_file_name"])).astype(np.int64)

@@ -46,7 +46,7 @@ class ClipBackbone(nn.Module):
         """Wrap a CLIP model; nothing is trainable until `unfreeze_trunk`.
 
         Raises:
-            ParamsError: the visual tower is no ConvNeXt of timm.
+            ParamsError: the visual tower is not a ConvNeXt of timm.
         """
         super().__init__()
         trunk = getattr(clip_model.visual, "trunk", None)
@@ -206,7 +206,8 @@ def create_clip(clip: Clip) -> open_clip.CLIP:
         )
     if not set(configuration) <= {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu"}:
         raise ParamsError(
-            f"clip.model: {clip.model!r} is no plain CLIP model; choose one with a ConvNeXt tower"
+            f"clip.model: {clip.model!r} is not a plain CLIP model; choose one with a ConvNeXt "
+            "tower"
         )
     try:
         return open_clip.CLIP(**configuration)
@@ -222,7 +223,7 @@ def _add_config(name: str) -> None:
     try:
         open_clip.add_model_config(path)
     except ValueError as error:
-        raise ParamsError(f"clip.config: {path} is no JSON ({error}); mend the file") from None
+        raise ParamsError(f"clip.config: {path} is not JSON ({error}); mend the file") from None
 
 
 def load_clip_weights(clip_model: nn.Module, path: Path) -> None:

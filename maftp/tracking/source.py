@@ -140,7 +140,7 @@ def _data_files(file: Path) -> set[Path]:
 @dataclass(frozen=True)
 class _Contents:
     meaning: bytes
-    """Digest of what can change a result: of the syntax tree, or of all bytes if it is no code."""
+    """Digest of what can change a result: of the syntax tree, or of all bytes if it is not code."""
     texts: frozenset[str]
     """The texts in a module."""
 

@@ -56,7 +56,9 @@ class Mirror:
             self._files, path = FileSystem.from_uri(uri)
         except (ArrowException, ValueError, OSError) as error:
             raise ParamsError(
-                without_credentials(f"resources.checkpoint_mirror: {uri!r} is no place ({error})")
+                without_credentials(
+                    f"resources.checkpoint_mirror: {uri!r} is not a place ({error})"
+                )
             ) from None
         self._folder = f"{path.rstrip('/')}/{run}"
 

@@ -132,7 +132,7 @@ def test_nothing_that_a_user_brought_is_overwritten(name, content, loaded, folde
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_bytes(content)
     sources = find_sources([str(folder / "one.png"), str(folder / "clip.mp4")])
-    with pytest.raises(DataError, match=rf"{name}: is no result .* choose another folder"):
+    with pytest.raises(DataError, match=rf"{name}: is not a result .* choose another folder"):
         predict(sources, loaded.predictor(NAMES), folder)
     assert (folder / name).read_bytes() == content
 

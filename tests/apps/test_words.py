@@ -91,7 +91,7 @@ def test_names_with_dots_and_slashes_can_be_typed(text):
 )
 def test_lists_of_other_programs_are_read_as_what_they_are(name, words, caplog):
     assert read_words(str(CASES / name)) == words
-    assert ("'cat' is left out, as index 0 is no class" in caplog.text) == (name[0] == "z")
+    assert ("'cat' is left out, as index 0 is not a class" in caplog.text) == (name[0] == "z")
 
 
 @pytest.mark.parametrize(

@@ -137,8 +137,8 @@ def test_outputs_are_checked_before_the_work(capsys, tmp_path, name):
     below, of_the_other_kind = tmp_path / "file" / "x", tmp_path / "folder"
     if name in FOLDERS:
         of_the_other_kind = tmp_path / "file"
-    assert_sentence(*run(capsys, *OUTPUTS[name], below), "file is no folder")
-    wrong = "is no folder" if name in FOLDERS else "is a folder; give the name of a file"
+    assert_sentence(*run(capsys, *OUTPUTS[name], below), "file is not a folder")
+    wrong = "is not a folder" if name in FOLDERS else "is a folder; give the name of a file"
     assert_sentence(*run(capsys, *OUTPUTS[name], of_the_other_kind), wrong)
 
 

@@ -315,7 +315,7 @@ ADE = "ade/ADEChallengeData2016"
             "pascal_in_detail",
             f"{VOC}/trainval_merged.json",
             unknown_detail,
-            r"trainval_merged\.json \(2008_000001\): value 3 is no class",
+            r"trainval_merged\.json \(2008_000001\): value 3 is not a class",
         ),
         (
             "pascal_ctx_59",

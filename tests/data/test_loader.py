@@ -100,7 +100,7 @@ def test_nothing_to_train_on():
 
 
 def test_uneven_shares_are_refused():
-    with pytest.raises(ValueError, match="no multiple of world_size"):
+    with pytest.raises(ValueError, match="not a multiple of world_size"):
         next(training_batches(RECORDS, mapper, batch_size=3, world_size=2, seed=0))
 
 

@@ -130,7 +130,7 @@ def test_wrong_pretrained_weights(tiny_params, tmp_path):
     [
         ({"config": "no/such.json"}, "clip.config: no file no/such.json"),
         ({"config": None, "model": "no_such_clip"}, "open_clip has no model 'no_such_clip'"),
-        ({"config": None, "model": "coca_base"}, "is no plain CLIP model"),
+        ({"config": None, "model": "coca_base"}, "is not a plain CLIP model"),
     ],
 )
 def test_wrong_clip_model(tiny_params, update, message):

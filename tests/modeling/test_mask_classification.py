@@ -86,7 +86,7 @@ def test_autocast_leaves_logits_in_single_precision(dtype):
 
 
 def test_float16_pools_masks_of_any_size():
-    # All of a map of 200 x 304 pixels, whose shares of 1 / 60800 are no normal numbers in float16.
+    # All of a map of 200 x 304 pixels, whose shares of 1 / 60800 are not normal numbers in float16.
     features = 100 + torch.randn(1, 4, 200, 304, generator=torch.Generator().manual_seed(0))
     masks = torch.ones(1, 1, 200, 304)
     expected = features.mean((2, 3))[:, None]

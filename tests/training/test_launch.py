@@ -140,7 +140,7 @@ def test_a_mistake_is_found_before_ray_starts(params, tmp_path, monkeypatch):
 
 def test_a_place_that_cannot_be_written_is_found_first(params, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="file is no folder"):
+    with pytest.raises(OutputError, match="file is not a folder"):
         launch(
             params, variant="maftp", seed=0, clip=DRIVER, embeddings=DRIVER, out=tmp_path / "file",
         )  # fmt: skip

@@ -19,7 +19,7 @@ if PARAMS.data.world:
             "maftp world --code {params.code:q} --log {log:q}"
 
 
-# The archive is no output: Snakemake removes outputs before it makes them anew, and an archive may
+# The archive is not an output: Snakemake removes outputs before it makes them anew, and an archive may
 # be the user's own. What stands in the catalog of its content decides whether it is looked at again.
 rule download:
     input:

@@ -77,7 +77,7 @@ def instance_categories(instances: np.ndarray, things: list[int], path: Path) ->
         path: file of `instances`, for errors.
 
     Raises:
-        DataError: an instance number has two categories, or one that is no thing.
+        DataError: an instance number has two categories, or one that is not a thing.
     """
     code = instances[..., 1].astype(np.int32) << 8 | instances[..., 0]
     found: dict[int, int] = {}
@@ -163,7 +163,7 @@ def instance_annotations(
         path: file of `instances`, for errors.
 
     Raises:
-        DataError: an instance has two categories or one that is no thing.
+        DataError: an instance has two categories or one that is not a thing.
     """
     numbered = np.ascontiguousarray(instances[..., 1])
     boxes = ndimage.find_objects(numbered)

@@ -217,7 +217,7 @@ def map_values(raw: np.ndarray, table: np.ndarray, path: Path, *, refused: int) 
     wrong = label == refused
     if wrong.any():
         raise DataError(
-            f"{path}: value {raw[wrong].min()} is no class of the vocabulary; use the labels and"
+            f"{path}: value {raw[wrong].min()} is not a class of the vocabulary; use the labels and"
             " the vocabulary of one release"
         )
     return label

@@ -79,13 +79,13 @@ def paint_segments(
         (H, W) u16.
 
     Raises:
-        DataError: a segmentation is no RLE of that size.
+        DataError: a segmentation is not an RLE of that size.
     """
     canvas = np.zeros((height, width), np.uint16)
     for category, segmentation in records:
         if not isinstance(segmentation, dict) or segmentation.get("size") != [height, width]:
             raise DataError(
-                f"{path}: a segmentation is no run-length code of {height} x {width} pixels;"
+                f"{path}: a segmentation is not a run-length code of {height} x {width} pixels;"
                 " obtain the file again"
             )
         canvas[coco_mask.decode(segmentation).view(bool)] = category

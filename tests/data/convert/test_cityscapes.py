@@ -48,7 +48,7 @@ def test_a_prefix_of_the_classes():
 
 
 def test_an_unknown_id_fails():
-    with pytest.raises(DataError, match=r"labels\.png: value 34 is no class"):
+    with pytest.raises(DataError, match=r"labels\.png: value 34 is not a class"):
         map_values(np.array([[7, 34]], np.uint8), label_table(19), HERE, refused=254)
 
 

@@ -53,7 +53,7 @@ def test_a_wholly_unlabelled_map_stays_so():
 
 
 def test_a_category_that_the_vocabulary_lacks_is_an_error():
-    with pytest.raises(DataError, match=r"labels\.png: value 2 is no class"):
+    with pytest.raises(DataError, match=r"labels\.png: value 2 is not a class"):
         stuff_classes(np.array([[0, 2]], np.uint8), stuff_table([1, 2]), HERE)
 
 

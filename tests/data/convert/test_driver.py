@@ -38,5 +38,5 @@ def test_values_are_mapped_or_named(kind, entries):
         assert label.dtype == entries and np.array_equal(label, table[form])
     for wrong in (2, 4, 255):  # an entry that is refused; no entry
         raw[0, 2] = wrong
-        with pytest.raises(DataError, match=f"^here: value {wrong} is no class"):
+        with pytest.raises(DataError, match=f"^here: value {wrong} is not a class"):
             map_values(raw, table, HERE, refused=254)

@@ -58,13 +58,13 @@ def test_painting_overwrites_in_file_order():
 @pytest.mark.parametrize("value", [1, 3, 459, 60000])
 def test_an_unknown_id_on_the_canvas_fails(value):
     canvas = np.array([[0, 2, value]], np.uint16)
-    with pytest.raises(DataError, match=f"here: value {value} is no class"):
+    with pytest.raises(DataError, match=f"here: value {value} is not a class"):
         map_values(canvas, context_59_table(59), HERE, refused=254)
 
 
 @pytest.mark.parametrize("segmentation", [[[1, 2, 3]], {"size": [4, 3], "counts": "0"}])
 def test_polygons_and_other_sizes_fail(segmentation):
-    with pytest.raises(DataError, match="no run-length code of 3 x 4"):
+    with pytest.raises(DataError, match="not a run-length code of 3 x 4"):
         paint_segments(3, 4, [(2, segmentation)], HERE)
 
 

@@ -21,11 +21,11 @@ MIOU, PQ = "mIoU", "PQ"
 _INTRODUCTION = """\
 # Ablations
 
-Every line differs from the cell it starts from in one parameter. mIoU is protocol (b), the mean
-over the classes of the ground truth, averaged over the benchmarks; standard deviations are over
-seeds. The difference from the full model has a 95 % interval: how far the choice of test images (a
-paired bootstrap) and, with several seeds, of seeds could explain it. It is bold where it excludes
-zero. Lines with the same run are the same run.
+Every line differs from the cell it starts from in one parameter; another method also changes what
+its recipe needs. mIoU is protocol (b), the mean over the classes of the ground truth, averaged over
+the benchmarks; standard deviations are over seeds. The difference from the full model has a 95 %
+interval: how far the choice of test images (a paired bootstrap) and, with several seeds, of seeds
+could explain it. It is bold where it excludes zero. Lines with the same run are the same run.
 """
 _NOT_COMPARABLE = """\
 **Not comparable with the numbers of the paper**: the full model is none of its recipes

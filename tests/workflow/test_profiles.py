@@ -127,8 +127,10 @@ def test_kubernetes_jobs_are_valid_and_ask_for_what_params_say(finished, api, tm
     assert container["image"].startswith("registry.example.org/maftp")
     assert container["args"][1].startswith("cd /maftp &&")
     mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
-    claims = {v["name"]: v["persistentVolumeClaim"]["claimName"] for v in pod["volumes"][1:]}
-    assert mounts["maftp"] == "/maftp" and claims == {"maftp": "maftp"}
+    volumes = {volume.pop("name"): volume for volume in pod["volumes"]}
+    assert mounts["maftp"] == "/maftp" and mounts["shm"] == "/dev/shm"
+    assert volumes["maftp"] == {"persistentVolumeClaim": {"claimName": "maftp"}}
+    assert volumes["shm"] == {"emptyDir": {"medium": "Memory"}}
 
 
 @pytest.mark.parametrize("profile", ["default", "slurm", "kubernetes"])

@@ -26,7 +26,9 @@ def overlay(tmp_path, text: str) -> Path:
 
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
 def test_every_experiment_is_valid_and_named_after_its_file(file):
-    assert load_params(DEFAULT, file).experiment == file.stem
+    params = load_params(DEFAULT, file)
+    assert params.experiment == file.stem
+    assert not params.execution.evaluate_together  # which is for small benchmarks
 
 
 LOSSES_OF_THE_PAPER = {

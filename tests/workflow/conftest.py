@@ -44,6 +44,12 @@ class Checkout:
         assert not ok or done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         return done
 
+    def copy(self, path: Path) -> Checkout:
+        """Return a copy, time stamps included; a database's passing files stay out."""
+        passing = shutil.ignore_patterns("*-journal", "*-wal", "*-shm")
+        shutil.copytree(self.path, path, symlinks=True, ignore=passing)
+        return Checkout(path)
+
     def read(self, name: str) -> str:
         return (self.path / name).read_text()
 

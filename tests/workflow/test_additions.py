@@ -7,7 +7,6 @@ import re
 import pytest
 
 from tests.workflow.conftest import Checkout
-from tests.workflow.test_pipeline import copy
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +27,7 @@ ADDITIONS = {
 @pytest.fixture(scope="module")
 def checkout(finished, tmp_path_factory) -> Checkout:
     """A copy of what is finished, where plans may be written down."""
-    return copy(finished, tmp_path_factory.mktemp("additions") / "copy")
+    return finished.copy(tmp_path_factory.mktemp("additions") / "copy")
 
 
 @pytest.mark.parametrize("name", ADDITIONS)

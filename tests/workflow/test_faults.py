@@ -35,7 +35,7 @@ COSTS = ["training_seconds", "peak_host_memory_mb"]
 def begun(finished, tmp_path_factory) -> Checkout:
     """A checkout whose data are there; a longer training is to be done."""
     path = tmp_path_factory.mktemp("begun") / "checkout"
-    shutil.copytree(finished.path, path, symlinks=True)
+    finished.copy(path)
     shutil.rmtree(path / "results")
     (path / "longer.yaml").write_text(yaml.safe_dump(LONGER))
     return Checkout(path)
@@ -43,14 +43,9 @@ def begun(finished, tmp_path_factory) -> Checkout:
 
 @pytest.fixture(scope="module")
 def undisturbed(begun, tmp_path_factory) -> Checkout:
-    checkout = copy(begun, tmp_path_factory.mktemp("undisturbed") / "checkout")
+    checkout = begun.copy(tmp_path_factory.mktemp("undisturbed") / "checkout")
     checkout.snakemake("results/table.csv", params=PARAMS)
     return checkout
-
-
-def copy(checkout: Checkout, path: Path) -> Checkout:
-    shutil.copytree(checkout.path, path, symlinks=True)
-    return Checkout(path)
 
 
 def start(checkout: Checkout) -> subprocess.Popen:
@@ -93,7 +88,7 @@ def assert_equal_results(checkout: Checkout, undisturbed: Checkout) -> None:
     "process", ["gcs_server", "raylet", "TrainController", "RayTrainWorker", "maftp"]
 )
 def test_a_killed_process_is_made_up_for_within_the_command(begun, undisturbed, tmp_path, process):
-    checkout = copy(begun, tmp_path / "checkout")
+    checkout = begun.copy(tmp_path / "checkout")
     workflow = start(checkout)
     wait_for_checkpoints(checkout, 2)
     hit = descendants(workflow, process)
@@ -109,7 +104,7 @@ def test_a_killed_process_is_made_up_for_within_the_command(begun, undisturbed, 
 
 def test_a_killed_snakemake(begun, undisturbed, tmp_path):
     """What it has started goes on meanwhile; the same command waits for it, and loses nothing."""
-    checkout = copy(begun, tmp_path / "checkout")
+    checkout = begun.copy(tmp_path / "checkout")
     workflow = start(checkout)
     wait_for_checkpoints(checkout, 2)
     [driver] = descendants(workflow, "maftp")
@@ -122,7 +117,7 @@ def test_a_killed_snakemake(begun, undisturbed, tmp_path):
 
 def test_a_mistake_is_said_again_at_once_and_not_tried_again(begun, tmp_path):
     """Snakemake repeats what fails; a loss that is not finite would be so each time."""
-    checkout = copy(begun, tmp_path / "checkout")
+    checkout = begun.copy(tmp_path / "checkout")
     (checkout.path / "wrong.yaml").write_text(yaml.safe_dump({"train": {"learning_rate": 1e6}}))
     weights = f"{RUN}/weights.safetensors"
     done = checkout.snakemake(weights, params=[*PARAMS, "wrong.yaml"], ok=False)
@@ -138,7 +133,7 @@ def test_a_mistake_is_said_again_at_once_and_not_tried_again(begun, tmp_path):
 
 
 def test_a_wrong_input_is_found_before_ray_starts(begun, tmp_path):
-    checkout = copy(begun, tmp_path / "checkout")
+    checkout = begun.copy(tmp_path / "checkout")
     texts = sorted((checkout.path / "weights/text").rglob("*.safetensors"))
     wrong = next(text for text in texts if "coco" not in text.name)
     clip = next((checkout.path / "weights/clip").glob("*.safetensors"))

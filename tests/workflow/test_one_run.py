@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from tests.workflow.conftest import BIN, Checkout
-from tests.workflow.test_pipeline import SMOKE, copy, planned
+from tests.workflow.test_pipeline import SMOKE, planned
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +36,7 @@ def wait_for(path: Path, seconds: float = 120) -> None:
 
 @pytest.mark.parametrize("text", ["input: {test: {short_side: 64}}", "input: {test: ["])
 def test_parameters_edited_during_a_run_change_nothing(finished, tmp_path, text):
-    checkout = copy(finished, tmp_path / "copy")
+    checkout = finished.copy(tmp_path / "copy")
     wanted, logs = {}, []
     for variant in ("maftp", "fcclip"):
         path = checkout.path / f"results/smoke/{variant}/seed0/evaluation/PAS-20.json"
@@ -95,7 +95,7 @@ def test_paths_with_signs_of_the_shell_are_paths(checkout):
 
 
 def test_a_variant_gets_the_clip_that_it_names(finished, tmp_path):
-    checkout = copy(finished, tmp_path / "copy")
+    checkout = finished.copy(tmp_path / "copy")
     other = checkout.path / "other.safetensors"
     shutil.copy(checkout.path / "maftp/miniworld/clip_miniature.safetensors", other)
     change = {

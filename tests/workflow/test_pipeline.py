@@ -23,12 +23,6 @@ SCORES = ["A-847", "A-150", "PC-459", "PC-59", "PAS-20", "PQ", "SQ", "RQ"]
 COSTS = ["trainable_parameters", "training_seconds", "peak_host_memory_mb"]
 
 
-def copy(finished: Checkout, path: Path) -> Checkout:
-    """Return a checkout that starts where `finished` ended, time stamps included."""
-    shutil.copytree(finished.path, path, symlinks=True)
-    return Checkout(path)
-
-
 def planned(checkout: Checkout, *params: str) -> dict[str, int]:
     """Return how many jobs of each rule a dry run of the table plans."""
     done = checkout.snakemake("-n", "results/table.csv", params=params)
@@ -85,7 +79,7 @@ def test_runs_are_in_mlflow(finished):
     ids=["recipe", "evaluation", "templates", "tracking"],
 )
 def test_a_parameter_reruns_what_depends_on_it(finished, tmp_path, change, reruns, keeps):
-    checkout = copy(finished, tmp_path / "copy")
+    checkout = finished.copy(tmp_path / "copy")
     (checkout.path / "change.yaml").write_text(yaml.safe_dump(change))
     plan = planned(checkout, SMOKE, "change.yaml")
     assert {rule: plan.get(rule, 0) for rule in reruns} == reruns
@@ -138,7 +132,7 @@ def assert_one_sentence(done: subprocess.CompletedProcess, *parts: str) -> None:
 
 
 def test_a_truncated_archive_names_the_file(finished, tmp_path):
-    checkout = copy(finished, tmp_path / "copy")
+    checkout = finished.copy(tmp_path / "copy")
     root = checkout.path / "datasets/miniature"
     archive = root / "archives/VOCtrainval_11-May-2012.tar"
     archive.write_bytes(archive.read_bytes()[:5000])
@@ -151,7 +145,7 @@ def test_a_truncated_archive_names_the_file(finished, tmp_path):
 
 
 def test_a_corrupted_label_names_the_file(finished, tmp_path):
-    checkout = copy(finished, tmp_path / "copy")
+    checkout = finished.copy(tmp_path / "copy")
     root = checkout.path / "datasets/miniature"
     label = next((root / "ade/ADEChallengeData2016/annotations/validation").glob("*.png"))
     label.write_bytes(label.read_bytes()[:60])
@@ -164,7 +158,7 @@ def test_a_corrupted_label_names_the_file(finished, tmp_path):
 
 
 def test_a_wrong_checkpoint_names_the_file_and_an_entry(finished, tmp_path):
-    checkout = copy(finished, tmp_path / "copy")
+    checkout = finished.copy(tmp_path / "copy")
     evaluation = checkout.path / "results/smoke/maftp/seed0/evaluation/PAS-20.json"
     evaluation.unlink()
     weights = checkout.path / "results/smoke/maftp/seed0/weights.safetensors"
@@ -176,12 +170,12 @@ def test_a_wrong_checkpoint_names_the_file_and_an_entry(finished, tmp_path):
 
 
 def test_training_killed_in_the_middle_resumes_to_the_same_table(finished, tmp_path):
-    checkout = copy(finished, tmp_path / "copy")
+    checkout = finished.copy(tmp_path / "copy")
     for variant in ("maftp", "fcclip", "fcclip_shuffled"):
         shutil.rmtree(checkout.path / "results/smoke" / variant)
     longer = {"train": {"iterations": 60}, "benchmarks": ["PAS-20", "ADE-panoptic"]}
     (checkout.path / "longer.yaml").write_text(yaml.safe_dump(longer))
-    reference = copy(checkout, tmp_path / "reference")
+    reference = checkout.copy(tmp_path / "reference")
     files = [SMOKE, "longer.yaml"]
     command = [BIN / "snakemake", "--cores", "2", "results/table.csv", "--configfile", *files]
     with subprocess.Popen(

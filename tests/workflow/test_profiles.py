@@ -101,7 +101,7 @@ def check_schema(value: Any, kind: str) -> None:
 
 def test_kubernetes_jobs_are_valid_and_ask_for_what_params_say(finished, api, tmp_path):
     path = tmp_path / "copy"
-    shutil.copytree(finished.path, path, symlinks=True)
+    finished.copy(path)
     shutil.rmtree(path / "results")
     gpus = {
         "execution": {"workers": 2, "gpus_per_worker": 1, "cpus_per_worker": 3},

@@ -24,7 +24,7 @@ FIGURES = {"scores", "protocols", "cost", "classes", "confusion", "drift", "abla
 def reported(finished, tmp_path_factory) -> Checkout:
     """A checkout with the grid and the report made; tests must not change it."""
     path = tmp_path_factory.mktemp("reported") / "checkout"
-    shutil.copytree(finished.path, path, symlinks=True)
+    finished.copy(path)
     checkout = Checkout(path)
     targets = ("results/ablations.csv", "results/report.html")
     checkout.snakemake(*targets, params=[SMOKE])

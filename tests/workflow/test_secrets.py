@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from tests.workflow.conftest import Checkout
-from tests.workflow.test_pipeline import SMOKE, copy
+from tests.workflow.test_pipeline import SMOKE
 
 pytestmark = pytest.mark.slow
 SECRETS = ("S3CRETuser", "S3CRETword", "S3CRETkey", "S3CRETtoken")
@@ -42,7 +42,7 @@ def leaks(folder: Path) -> dict[str, str]:
 
 
 def test_nothing_that_a_run_writes_holds_a_secret(finished, tmp_path):
-    checkout = copy(finished, tmp_path / "copy")
+    checkout = finished.copy(tmp_path / "copy")
     shutil.rmtree(checkout.path / "results")
     shutil.rmtree(checkout.path / ".snakemake")
     planted(checkout)
@@ -63,7 +63,7 @@ def test_nothing_that_a_run_writes_holds_a_secret(finished, tmp_path):
 
 
 def test_mlflow_and_the_mirror_work_without_a_secret_on_paper(finished, tmp_path):
-    checkout = copy(finished, tmp_path / "copy")
+    checkout = finished.copy(tmp_path / "copy")
     planted(checkout)
     mirror = f"file://{tmp_path}/mirror?secret_key="
     values = yaml.safe_load((checkout.path / "secret.yaml").read_text())

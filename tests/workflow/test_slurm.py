@@ -46,7 +46,7 @@ def slurm():
 
 def smaller(finished: Checkout, path: Path, *, nodes: int) -> Checkout:
     """A copy of `finished` whose data are there and whose results are to be made."""
-    shutil.copytree(finished.path, path, symlinks=True)
+    finished.copy(path)
     shutil.rmtree(path / "results")
     values = SMALLER | {"resources": {"nodes": nodes}}
     (path / "smaller.yaml").write_text(yaml.safe_dump(values))
@@ -89,7 +89,7 @@ def large_nodes():
 def test_jobs_get_what_the_official_file_says(finished, large_nodes, tmp_path, experiment):
     """A training that ends for want of real GPUs, an evaluation and an embedding."""
     checkout = Checkout(tmp_path / "checkout")
-    shutil.copytree(finished.path, checkout.path, symlinks=True)
+    finished.copy(checkout.path)
     for folder in ("results/smoke/maftp", "weights/text"):
         shutil.rmtree(checkout.path / folder)
     official = load_params(ROOT / "params.yaml", ROOT / f"workflow/experiments/{experiment}.yaml")

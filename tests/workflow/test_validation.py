@@ -22,7 +22,7 @@ RUN = "results/smoke/maftp/seed0"
 
 def test_a_validated_training(finished, tmp_path):
     path = tmp_path / "copy"
-    shutil.copytree(finished.path, path, symlinks=True)
+    finished.copy(path)
     shutil.rmtree(path / "results")
     validation = {"benchmark": "A-150", "period": 2, "images": 2}
     (path / "more.yaml").write_text(yaml.safe_dump({"train": {"validation": validation}}))

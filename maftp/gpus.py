@@ -25,19 +25,26 @@ _LOCKS = Path(f"/tmp/maftp-gpus-{os.getuid()}")  # noqa: S108
 _PAUSE = 0.5
 
 
+def ask_driver(*fields: str) -> list[list[str]]:
+    """Return what the driver's own tool says of each GPU; empty where there is no driver."""
+    command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    rows = [[value.strip() for value in line.split(",")] for line in done.stdout.splitlines()]
+    return [row for row in rows if len(row) == len(fields) and all(row)]
+
+
 def visible_gpus() -> dict[str, str]:
     """Return the GPUs that this process may use: what names them in `VISIBLE`, and their UUIDs.
 
     Empty where the driver knows none. A job of a cluster sees its own ones only, counted from 0 in
     every job; their UUIDs tell them apart.
     """
-    command = ["nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
+    known = {index: uuid for index, uuid in ask_driver("index", "uuid")}
+    if not known:
         return {}
-    lines = [line.split(",") for line in done.stdout.splitlines() if "," in line]
-    known = {index.strip(): uuid.strip() for index, uuid in lines}
     chosen = os.environ.get(VISIBLE)
     if chosen is None:
         return known

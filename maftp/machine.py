@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -16,6 +15,7 @@ from pathlib import Path
 from maftp.config import Params
 from maftp.data.catalog import Catalog
 from maftp.data.layout import archives_dir, obtained_path, stamp_path
+from maftp.gpus import VISIBLE, ask_driver
 
 UNPACKED = 2.2
 """Room for an archive, its contents and what is converted of them, in sizes of the archive:
@@ -65,13 +65,8 @@ def check_machine(
 
 def find_gpus() -> Gpus:
     """Ask the driver; $CUDA_VISIBLE_DEVICES hides what it leaves out."""
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return Gpus(0, None)
-    versions = [line.strip() for line in done.stdout.splitlines() if line.strip()]
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    versions = [version for (version,) in ask_driver("driver_version")]
+    visible = os.environ.get(VISIBLE)
     count = len(versions) if visible is None else len([d for d in visible.split(",") if d.strip()])
     major = versions[0].partition(".")[0] if versions else ""
     return Gpus(min(count, len(versions)), int(major) if major.isdigit() else None)

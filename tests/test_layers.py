@@ -40,7 +40,7 @@ ALLOWED = {
     "losses": {"constants", "errors", "config"},
     "modeling": BASE | {"ops", "losses", "data.vocabulary"},
     "needs": {"config", "data.catalog", "errors"},
-    "machine": BASE | {"data.catalog", "data.layout"},
+    "machine": BASE | {"data.catalog", "data.layout", "gpus"},
     "miniworld": BASE | {"data"},
     "training": BASE | {"ops", "data", "losses", "modeling", "tracking", "evaluation"},
     "evaluation": BASE | {"ops", "data", "modeling", "tracking", "report.figures"},

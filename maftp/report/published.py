@@ -17,9 +17,9 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from maftp.report.differences import SEMANTIC
 from maftp.results import UNION
 
-_SEMANTIC = ("A-847", "A-150", "PC-459", "PC-59", "PAS-20")
 _PANOPTIC = ("PQ", "SQ", "RQ")
 _OF_TRAINING = ("train.", "input.train.", "weights", "clip.pretrained", "clip.stochastic_depth")
 """Keys that say nothing of an evaluation of released weights."""
@@ -93,14 +93,14 @@ def comparison(rows: pd.DataFrame) -> pd.DataFrame | None:
         released = group["released"].fillna("").iloc[0]
         seeds = f"{len(group)} seed" + ("s" if len(group) > 1 else "")
         weights = f"released weights {released}" if released else f"trained here, {seeds}"
-        for benchmark in (*_SEMANTIC, *_PANOPTIC):
+        for benchmark in (*SEMANTIC, *_PANOPTIC):
             for protocol, same in published.groupby("protocol", sort=False):
                 values = same.set_index("source")[benchmark].dropna()
-                union = benchmark in _SEMANTIC and protocol == "a"
+                union = benchmark in SEMANTIC and protocol == "a"
                 column = benchmark + UNION if union else benchmark
                 measured = group[column].mean() if column in group else None
                 if len(values) and not pd.isna(measured):
-                    name = f"mIoU ({protocol})" if benchmark in _SEMANTIC else "ADE20K panoptic"
+                    name = f"mIoU ({protocol})" if benchmark in SEMANTIC else "ADE20K panoptic"
                     line = {"model": variant, "weights": weights, "benchmark": benchmark}
                     line |= {"protocol": name, **values, "measured here": measured}
                     lines.append(line | {"difference": measured - values.iloc[0]})

@@ -214,7 +214,7 @@ def _summary(rows: pd.DataFrame) -> pd.DataFrame:
     extra = list(rows.columns[first + 1 : last])
     groups = rows.groupby("variant", sort=False)
     for column in [*QUALITIES, *extra]:
-        summary[column] = [_mean_text(group[column]) for _, group in groups]
+        summary[column] = [mean_text(group[column]) for _, group in groups]
     summary["steps"] = [_amount(group["steps"]) for _, group in groups]
     summary["images"] = [
         " of ".join(filter(None, map(_amount, (group["images"], group["images_of_benchmarks"]))))
@@ -248,17 +248,18 @@ def _benchmarks(rows: pd.DataFrame, titles: dict[str, str]) -> pd.DataFrame:
     table = pd.DataFrame({"variant": list(groups.groups)})
     table["seeds"] = [str(len(group)) for _, group in groups]
     for column, title in titles.items():
-        table[title] = [_mean_text(group[column]) for _, group in groups]
-    table[MEAN] = [_mean_text(means[variant]) for variant in table["variant"]]
+        table[title] = [mean_text(group[column]) for _, group in groups]
+    table[MEAN] = [mean_text(means[variant]) for variant in table["variant"]]
     return table
 
 
-def _mean_text(values: pd.Series) -> str:
+def mean_text(values: pd.Series, *, decimals: int = 2, sign: str = " ± ") -> str:
+    """Return the mean of several seeds with their standard deviation; empty without a score."""
     values = values.dropna()
     if values.empty:
         return ""
-    spread = f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else ""
-    return f"{values.mean():.2f}{spread}"
+    spread = f"{sign}{values.std(ddof=1):.{decimals}f}" if len(values) > 1 else ""
+    return f"{values.mean():.{decimals}f}{spread}"
 
 
 def _text(table: pd.DataFrame) -> str:

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from maftp.report.differences import MEAN, SEMANTIC, read_differences
-from maftp.report.tables import KEYS
+from maftp.report.tables import KEYS, mean_text
 from maftp.results import DIFFERENCES, UNION, read_table
 
 _SHORT = {MEAN: "mean"}
@@ -53,16 +53,10 @@ def _scores(rows: pd.DataFrame, columns: Sequence[str], title: str) -> Table:
     table = _new_table(title, [name.removesuffix(UNION) for name in columns])
     for variant, group in rows.groupby("variant", sort=False):
         values = group.assign(**{MEAN: group[five].mean(axis=1, skipna=False)})
-        table.add_row(str(variant), *(_cell(values[name]) for name in columns))
+        table.add_row(
+            str(variant), *(mean_text(values[name], decimals=1, sign="±") for name in columns)
+        )
     return table
-
-
-def _cell(values: pd.Series) -> str:
-    known = values.dropna()
-    if known.empty:
-        return ""
-    spread = f"±{known.std(ddof=1):.1f}" if len(known) > 1 else ""
-    return f"{known.mean():.1f}{spread}"
 
 
 def _differences(found: pd.DataFrame) -> Table | Group:

@@ -1,8 +1,6 @@
 // C functions around the CUDA kernels, run on the host, for `test_cuda_kernels.py`.
 #include "cuda_on_host.h"
 
-#include <type_traits>
-
 #include "cuda_kernels.cuh"
 
 namespace {
@@ -28,28 +26,6 @@ Sizes<A> sizes_of(const int64_t* n, const int* shapes) {
   return sizes;
 }
 
-template <typename F>
-void with_group(int lanes, const F& run) {
-  switch (lanes) {
-    case 1: return run(std::integral_constant<int, 1>());
-    case 2: return run(std::integral_constant<int, 2>());
-    case 4: return run(std::integral_constant<int, 4>());
-    case 8: return run(std::integral_constant<int, 8>());
-    case 16: return run(std::integral_constant<int, 16>());
-    default: return run(std::integral_constant<int, 32>());
-  }
-}
-
-template <typename T, typename F>
-void with_shape(int channels, const F& run) {
-  if (channels % kVector<T> == 0)
-    with_group(group_of(channels, kVector<T>),
-               [&](auto group) { run(std::integral_constant<int, kVector<T>>(), group); });
-  else
-    with_group(group_of(channels, 1),
-               [&](auto group) { run(std::integral_constant<int, 1>(), group); });
-}
-
 template <typename A, typename Kernel>
 void launch(const Sizes<A>& sizes, int64_t batch, int lanes, const Kernel& kernel) {
   const int64_t per_block = kThreads / lanes;
@@ -62,9 +38,9 @@ template <typename T, typename A>
 void forward(const int64_t* n, const int* shapes, const T* value, const A* locations,
              const A* weights, T* output) {
   const auto sizes = sizes_of<A>(n, shapes);
-  with_shape<T>(sizes.channels, [&](auto vector, auto group) {
+  with_shape<T>(sizes.channels, sizes.points, [&](auto vector, auto group, auto points) {
     launch(sizes, n[0], group(), [&] {
-      forward_kernel<T, A, vector(), group()>(value, locations, weights, output, sizes);
+      forward_kernel<T, A, vector(), group(), points()>(value, locations, weights, output, sizes);
     });
   });
 }
@@ -74,9 +50,9 @@ void backward(const int64_t* n, const int* shapes, const T* grad, const T* value
               const A* locations, const A* weights, A* grad_value, A* grad_locations,
               A* grad_weights) {
   const auto sizes = sizes_of<A>(n, shapes);
-  with_shape<T>(sizes.channels, [&](auto vector, auto group) {
+  with_shape<T>(sizes.channels, sizes.points, [&](auto vector, auto group, auto points) {
     launch(sizes, n[0], group(), [&] {
-      backward_kernel<T, A, vector(), group()>(grad, value, locations, weights, grad_value,
+      backward_kernel<T, A, vector(), group(), points()>(grad, value, locations, weights, grad_value,
                                                grad_locations, grad_weights, sizes);
     });
   });

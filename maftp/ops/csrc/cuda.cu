@@ -12,37 +12,12 @@
 #include <torch/library.h>
 
 #include <tuple>
-#include <type_traits>
 
 #include "checks.h"
 #include "cuda_kernels.cuh"
 
 namespace maftp {
 namespace {
-
-// Call run with a group size that is known at compile time.
-template <typename F>
-void with_group(int lanes, const F& run) {
-  switch (lanes) {
-    case 1: return run(std::integral_constant<int, 1>());
-    case 2: return run(std::integral_constant<int, 2>());
-    case 4: return run(std::integral_constant<int, 4>());
-    case 8: return run(std::integral_constant<int, 8>());
-    case 16: return run(std::integral_constant<int, 16>());
-    default: return run(std::integral_constant<int, 32>());
-  }
-}
-
-// Call run with the channels of a pack and the lanes of a group. Packs must not straddle heads.
-template <typename T, typename F>
-void with_shape(int channels, const F& run) {
-  if (channels % kVector<T> == 0)
-    with_group(group_of(channels, kVector<T>),
-               [&](auto group) { run(std::integral_constant<int, kVector<T>>(), group); });
-  else
-    with_group(group_of(channels, 1),
-               [&](auto group) { run(std::integral_constant<int, 1>(), group); });
-}
 
 template <typename A>
 Sizes<A> sizes_of(const at::Tensor& value, const Levels& levels, const at::Tensor& locations) {
@@ -60,8 +35,10 @@ at::Tensor prepared(const at::Tensor& tensor) {
 dim3 grid_of(const at::Tensor& value, int64_t queries, int lanes) {
   const int64_t per_block = kThreads / lanes;
   const int64_t blocks = (queries + per_block - 1) / per_block;
-  TORCH_CHECK(blocks <= INT32_MAX && value.size(2) <= 65535 && value.size(0) <= 65535,
-              "ms_deform_attn: too many queries, heads or images");
+  const int64_t plane = value.size(1) * value.size(2) * value.size(3);
+  TORCH_CHECK(blocks <= INT32_MAX && value.size(2) <= 65535 && value.size(0) <= 65535 &&
+                  plane <= INT32_MAX,
+              "ms_deform_attn: too many queries, heads, images or values of an image");
   return dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(value.size(2)),
               static_cast<unsigned>(value.size(0)));
 }
@@ -78,8 +55,8 @@ at::Tensor forward(const at::Tensor& value, at::IntArrayRef shapes, const at::Te
       at::kHalf, at::kBFloat16, v.scalar_type(), "ms_deform_attn", [&] {
         using A = at::opmath_type<scalar_t>;
         const auto sizes = sizes_of<A>(v, levels, x);
-        with_shape<scalar_t>(sizes.channels, [&](auto vector, auto group) {
-          forward_kernel<scalar_t, A, vector(), group()>
+        with_shape<scalar_t>(sizes.channels, sizes.points, [&](auto vector, auto group, auto points) {
+          forward_kernel<scalar_t, A, vector(), group(), points()>
               <<<grid_of(v, sizes.queries, group()), kThreads, 0,
                  c10::cuda::getCurrentCUDAStream()>>>(
                   v.const_data_ptr<scalar_t>(), x.const_data_ptr<A>(), a.const_data_ptr<A>(),
@@ -107,8 +84,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward(const at::Tensor& grad,
       at::kHalf, at::kBFloat16, v.scalar_type(), "ms_deform_attn_backward", [&] {
         using A = at::opmath_type<scalar_t>;
         const auto sizes = sizes_of<A>(v, levels, x);
-        with_shape<scalar_t>(sizes.channels, [&](auto vector, auto group) {
-          backward_kernel<scalar_t, A, vector(), group()>
+        with_shape<scalar_t>(sizes.channels, sizes.points, [&](auto vector, auto group, auto points) {
+          backward_kernel<scalar_t, A, vector(), group(), points()>
               <<<grid_of(v, sizes.queries, group()), kThreads, 0,
                  c10::cuda::getCurrentCUDAStream()>>>(
                   g.const_data_ptr<scalar_t>(), v.const_data_ptr<scalar_t>(),

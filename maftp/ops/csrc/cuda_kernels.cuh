@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "sampling.h"
 
@@ -58,20 +59,34 @@ __device__ __forceinline__ A sum_over_group(A part) {
   return part;
 }
 
+// What a lane needs of the four corners of a sample; zeros outside of the level. All four loads are
+// on their way before the first is waited for.
+template <typename T, int V, typename A>
+__device__ __forceinline__ void load_corners(const T* from, const Sample<A>& s, int stride,
+                                             Pack<T, V> (&corners)[4]) {
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    corners[k] = {};
+    if (s.inside[k])
+      corners[k] = *reinterpret_cast<const Pack<T, V>*>(from + s.token[k] * stride);
+  }
+}
+
 // output (B, Q, M, C) from value (B, N, M, C), locations (B, Q, M, L, P, 2), weights (B, Q, M, L, P).
-// Grid: queries / (kThreads / G), heads, batch. T: stored type, A: type of sums, G: lanes of a group.
-template <typename T, typename A, int V, int G>
+// Grid: queries / (kThreads / G), heads, batch. T: stored type, A: type of sums, G: lanes of a group,
+// P: points where their number is known at compile time, so that the loop is unrolled, or 0.
+template <typename T, typename A, int V, int G, int P>
 __global__ void __launch_bounds__(kThreads)
     forward_kernel(const T* __restrict__ value, const A* __restrict__ locations,
                    const A* __restrict__ weights, T* __restrict__ output, Sizes<A> sizes) {
   const int lane = threadIdx.x % G;
   const int64_t query = int64_t(blockIdx.x) * (kThreads / G) + threadIdx.x / G;
   if (query >= sizes.queries) return;
-  const int head = blockIdx.y;
+  const int head = blockIdx.y, points = P ? P : sizes.points;
   const int64_t batch = blockIdx.z;
-  const int64_t stride = int64_t(sizes.heads) * sizes.channels;
+  const int stride = sizes.heads * sizes.channels;
   const int64_t row = (batch * sizes.queries + query) * sizes.heads + head;
-  const int64_t first = row * sizes.levels.count * sizes.points;
+  const int64_t first = row * sizes.levels.count * points;
   value += batch * sizes.tokens * stride + int64_t(head) * sizes.channels;
 
   for (int c = lane * V; c < sizes.channels; c += G * V) {
@@ -80,20 +95,21 @@ __global__ void __launch_bounds__(kThreads)
     for (int level = 0; level < sizes.levels.count; ++level) {
       const int height = sizes.levels.height[level], width = sizes.levels.width[level];
       const T* start = value + sizes.levels.start[level] * stride + c;
-      for (int point = 0; point < sizes.points; ++point, ++i) {
-        const auto s = sample_at(locations[2 * i], locations[2 * i + 1], height, width);
-        const A weight = weights[i];
+#pragma unroll
+      for (int point = 0; point < points; ++point, ++i) {
+        const A x = locations[2 * i], y = locations[2 * i + 1], weight = weights[i];
+        const auto s = sample_at(x, y, height, width);
+        Pack<T, V> corners[4];
+        load_corners(start, s, stride, corners);
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
-          if (!s.inside[k]) continue;
-          const auto v = *reinterpret_cast<const Pack<T, V>*>(start + s.token[k] * stride);
           const A factor = weight * s.share[k];
 #pragma unroll
-          for (int j = 0; j < V; ++j) sum[j] += factor * static_cast<A>(v.at[j]);
+          for (int j = 0; j < V; ++j) sum[j] += factor * static_cast<A>(corners[k].at[j]);
         }
         if (!s.finite) {
 #pragma unroll
-          for (int j = 0; j < V; ++j) sum[j] += weight * (locations[2 * i] + locations[2 * i + 1]) * A(0);
+          for (int j = 0; j < V; ++j) sum[j] += weight * (x + y) * A(0);
         }
       }
     }
@@ -106,7 +122,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // Gradients; grad_value (B, N, M, C) in the type of sums must be zero at the start. All lanes of a
 // warp stay to the end, because the shuffles need them.
-template <typename T, typename A, int V, int G>
+template <typename T, typename A, int V, int G, int P>
 __global__ void __launch_bounds__(kThreads)
     backward_kernel(const T* __restrict__ grad, const T* __restrict__ value,
                     const A* __restrict__ locations, const A* __restrict__ weights,
@@ -116,37 +132,38 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t asked = int64_t(blockIdx.x) * (kThreads / G) + threadIdx.x / G;
   const bool active = asked < sizes.queries;
   const int64_t query = active ? asked : sizes.queries - 1;
-  const int head = blockIdx.y;
+  const int head = blockIdx.y, points = P ? P : sizes.points;
   const int64_t batch = blockIdx.z;
-  const int64_t stride = int64_t(sizes.heads) * sizes.channels;
+  const int stride = sizes.heads * sizes.channels;
   const int64_t row = (batch * sizes.queries + query) * sizes.heads + head;
   const int64_t plane = batch * sizes.tokens * stride + int64_t(head) * sizes.channels;
   grad += row * sizes.channels;
 
-  int64_t i = row * sizes.levels.count * sizes.points;
+  int64_t i = row * sizes.levels.count * points;
   for (int level = 0; level < sizes.levels.count; ++level) {
     const int height = sizes.levels.height[level], width = sizes.levels.width[level];
     const int64_t start = plane + sizes.levels.start[level] * stride;
-    for (int point = 0; point < sizes.points; ++point, ++i) {
+#pragma unroll
+    for (int point = 0; point < points; ++point, ++i) {
       const A x = locations[2 * i], y = locations[2 * i + 1], weight = weights[i];
       const auto s = sample_at(x, y, height, width);
       A corner[4] = {};
       if (active) {
         for (int c = lane * V; c < sizes.channels; c += G * V) {
           const auto g = *reinterpret_cast<const Pack<T, V>*>(grad + c);
+          Pack<T, V> corners[4];
+          load_corners(value + start + c, s, stride, corners);
 #pragma unroll
           for (int k = 0; k < 4; ++k) {
             if (!s.inside[k]) continue;
-            const int64_t place = start + s.token[k] * stride + c;
-            const auto v = *reinterpret_cast<const Pack<T, V>*>(value + place);
             const A factor = weight * s.share[k];
             A parts[V];
 #pragma unroll
             for (int j = 0; j < V; ++j) {
-              corner[k] += static_cast<A>(g.at[j]) * static_cast<A>(v.at[j]);
+              corner[k] += static_cast<A>(g.at[j]) * static_cast<A>(corners[k].at[j]);
               parts[j] = factor * static_cast<A>(g.at[j]);
             }
-            add_to<V>(grad_value + place, parts);
+            add_to<V>(grad_value + start + c + s.token[k] * stride, parts);
           }
         }
       }
@@ -177,6 +194,36 @@ inline int group_of(int channels, int vector) {
   int lanes = 1;
   while (lanes < 32 && lanes * vector < channels) lanes *= 2;
   return lanes;
+}
+
+// Call run with a group size that is known at compile time.
+template <typename F>
+void with_group(int lanes, const F& run) {
+  switch (lanes) {
+    case 1: return run(std::integral_constant<int, 1>());
+    case 2: return run(std::integral_constant<int, 2>());
+    case 4: return run(std::integral_constant<int, 4>());
+    case 8: return run(std::integral_constant<int, 8>());
+    case 16: return run(std::integral_constant<int, 16>());
+    default: return run(std::integral_constant<int, 32>());
+  }
+}
+
+// Call run with the channels of a pack, the lanes of a group, and the points if they are the usual
+// four, else 0. Packs must not straddle heads.
+template <typename T, typename F>
+void with_shape(int channels, int points, const F& run) {
+  using One = std::integral_constant<int, 1>;
+  using Several = std::integral_constant<int, kVector<T>>;
+  using Any = std::integral_constant<int, 0>;
+  using Four = std::integral_constant<int, 4>;
+  if (channels % kVector<T> != 0)
+    with_group(group_of(channels, 1), [&](auto group) { run(One(), group, Any()); });
+  else
+    with_group(group_of(channels, kVector<T>), [&](auto group) {
+      if (points == 4) run(Several(), group, Four());
+      else run(Several(), group, Any());
+    });
 }
 
 }  // namespace maftp

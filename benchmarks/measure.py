@@ -152,7 +152,7 @@ def publish(
     short = [{k: v for k, v in row.items() if not isinstance(v, (list, dict))} for row in rows]
     table = tabulate(short, headers="keys", tablefmt="github", floatfmt=".3g")
     facts = {
-        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "command": " ".join(["python", _program(), *sys.argv[1:]]),
         "machine": options.machine,
         "date": datetime.date.today().isoformat(),
         "versions": {
@@ -173,6 +173,12 @@ def publish(
     (options.out / f"{name}.md").write_text(f"# {name}\n\n{table}\n\n{circumstances}\n")
     result = {"name": name, **facts, "note": note, "rows": list(rows)}
     (options.out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+def _program() -> str:
+    """Return the running program's path, from the repository's root if it lies there."""
+    path, root = Path(sys.argv[0]).resolve(), RESULTS.parents[1]
+    return str(path.relative_to(root)) if path.is_relative_to(root) else path.name
 
 
 def ratio(ours: float, plain: float) -> float:

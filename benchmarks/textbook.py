@@ -6,7 +6,7 @@ the method and its costs:
 
 - the student runs twice in a training step: once for the segmentation head, whose features are
   detached afterwards, and once for the losses of CLIP;
-- CLIP's blocks are timm's own;
+- CLIP's blocks are timm's own, and autocast casts their weights one by one;
 - deformable attention keeps the samples of all levels, and works along the axes of the formula;
 - a class takes the best of its names in a Python loop over the classes;
 - every prediction call of the decoder makes its masks and class logits on its own, at full size and
@@ -22,7 +22,7 @@ the method and its costs:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 from unittest import mock
 
@@ -38,7 +38,7 @@ from maftp.losses.matcher import pairwise_dice_cost
 from maftp.losses.point_sampling import sample_points
 from maftp.losses.predictions import Predictions
 from maftp.losses.representation_compensation import _descriptor
-from maftp.modeling import maft_plus, segmenter, transformer_decoder
+from maftp.modeling import clip_backbone, maft_plus, segmenter, transformer_decoder
 from maftp.modeling.content_dependent_transfer import TextImageAttention
 from maftp.modeling.convnext import ScaledResidualBlock
 from maftp.modeling.maft_plus import MaftPlus
@@ -358,6 +358,7 @@ def transfer(self: TextImageAttention, text: Tensor, tokens: Tensor, code: Tenso
 
 _TRUNK_AND_ENCODER = (
     (ScaledResidualBlock, "forward", ConvNeXtBlock.forward),
+    (clip_backbone, "cast_at_once", lambda *_: nullcontext()),
     (DeformableAttention, "forward", encoder_attention),
 )
 _ATTENTION = (

@@ -68,18 +68,31 @@ def host_waits(call: Call) -> dict[str, int]:
 
 
 def kernels(call: Call, *, top: int = 8) -> dict[str, Any]:
-    """Return the number of a call's kernels, and those that take most of the device's time."""
+    """Return the number of a call's kernels, how long any runs, and which take most time."""
     gpu = torch.cuda.is_available()
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if gpu else [])]
-    with profile(activities=activities) as profiler:
+    with profile(activities=activities, acc_events=True) as profiler:
         call()
         synchronize()
     wanted = torch.autograd.DeviceType.CUDA if gpu else torch.autograd.DeviceType.CPU
     microseconds: Counter[str] = Counter()
     launches = 0
+    spans = []
     for event in profiler.events():
-        if event.device_type == wanted and not event.name.startswith(("Memcpy", "Memset")):
+        if event.device_type != wanted or getattr(event, "is_user_annotation", False):
+            continue
+        spans.append((event.time_range.start, event.time_range.end))
+        if not event.name.startswith(("Memcpy", "Memset")):
             launches += 1
             microseconds[event.name] += int(event.time_range.elapsed_us())
     named = [f"{name[:80]}: {us / 1e3:.2f} ms" for name, us in microseconds.most_common(top)]
-    return {"launches": launches, "most time": named}
+    return {"launches": launches, "busy ms": round(_covered(spans) / 1e3, 2), "most time": named}
+
+
+def _covered(spans: list[tuple[float, float]]) -> float:
+    """Return how much time lies within any of the spans."""
+    total, reached = 0.0, float("-inf")
+    for start, end in sorted(spans):
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return total

@@ -18,7 +18,7 @@ from maftp.errors import CheckpointError, MaftpError, ParamsError
 from maftp.files import atomic_path
 from maftp.modeling.checkpoint import clip_entries, fit_state
 from maftp.modeling.checkpoint_file import read_state
-from maftp.modeling.convnext import adopt
+from maftp.modeling.convnext import adopt, cast_at_once
 from maftp.modeling.tensor_files import save_tensors
 
 if TYPE_CHECKING:
@@ -161,7 +161,8 @@ class ClipBackbone(nn.Module):
 
 def trunk_features(visual: nn.Module, images: Tensor) -> dict[str, Tensor]:
     """Compute res2..res5 of a visual tower; see `ClipBackbone.forward`."""
-    maps = visual.trunk.forward_intermediates(images, norm=True, intermediates_only=True)
+    with cast_at_once(visual.trunk, images.device.type):
+        maps = visual.trunk.forward_intermediates(images, norm=True, intermediates_only=True)
     return dict(zip(STAGES, maps, strict=True))
 
 

@@ -45,10 +45,12 @@ def label_map(
     widest = max(size[1], image_size[1])
     block_bytes = BLOCK_BYTES if masks.device.type == "cpu" else GPU_BLOCK_BYTES
     rows = max(1, block_bytes // (4 * max(len(probabilities), len(masks)) * widest))
+    source_rows = _source_rows(image_size[0], size[0])
+    on_device = [part.to(masks.device, non_blocking=True) for part in source_rows]
     for first in range(0, size[0], rows):
         last = min(first + rows, size[0])
-        above, below, share = _source_rows(first, last, image_size[0], size[0])
-        start, stop = int(above[0]), int(below[-1]) + 1
+        start, stop = int(source_rows[0][first]), int(source_rows[1][last - 1]) + 1
+        above, below, share = (part[first:last] for part in on_device)
         block = _canvas_rows(masks, start, stop, frame.canvas)[..., : image_size[1]]  # (Q, n, w)
         if not masks_first:
             block = mask_probabilities(block, kind)
@@ -90,12 +92,12 @@ def _canvas_rows(masks: Tensor, start: int, stop: int, canvas: tuple[int, int]) 
     return slab[0, :, start - top * factor : stop - top * factor]
 
 
-def _source_rows(first: int, last: int, height: int, wanted: int) -> tuple[Tensor, Tensor, Tensor]:
+def _source_rows(height: int, wanted: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return, for each wanted row, the rows above and below in the source and the lower's share.
 
     The rule of PyTorch's bilinear resize with half-pixel centres.
     """
-    rows = torch.arange(first, last, dtype=torch.float32)
+    rows = torch.arange(wanted, dtype=torch.float32)
     places = ((rows + 0.5) * (height / wanted) - 0.5).clamp(min=0)
     above = places.long().clamp(max=height - 1)
     share = (places - above).clamp(0, 1)
@@ -104,8 +106,7 @@ def _source_rows(first: int, last: int, height: int, wanted: int) -> tuple[Tenso
 
 def _resize(maps: Tensor, above: Tensor, below: Tensor, share: Tensor, width: int) -> Tensor:
     """Resize maps (C, n, w) to the rows that are asked for and to `width` columns."""
-    above, below = above.to(maps.device), below.to(maps.device)
-    share = share.to(maps.device)[:, None]
+    share = share[:, None]
     rows = maps[:, above] * (1 - share) + maps[:, below] * share
     if rows.shape[2] == width:
         return rows

@@ -76,6 +76,13 @@ def test_a_step_of_base_has_at_most_2500_operators_and_300_more_an_image(base):
     assert not waits & set(counts[2].names)  # a GPU's host would stop at each of these
 
 
+def test_a_step_with_autocast_casts_weights_together(base):
+    model, params = base
+    mixed = params.train.model_copy(update={"amp": True, "amp_dtype": "bfloat16"})
+    counted = operators.count(model, params.model_copy(update={"train": mixed}), batch(1))
+    assert counted.total <= 3300, counted.places.most_common(20)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_the_host_waits_twice_in_a_step(base):

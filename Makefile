@@ -7,7 +7,9 @@
 # make bench   time step, evaluation, operator, text, loading against the plain recipe (10 minutes)
 # make gpu     on a machine with a GPU: tests that need one, then the check (benchmarks/gpu)
 # make pins    resolve envs/*.in into the pinned files with hashes
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PYTHONS := python3.12 python3.11 python3.13 python3
+PYTHON ?= $(shell for name in $(PYTHONS); do \
+  $$name envs/install.py --can-use 2>/dev/null && echo $$name && break; done)
 BIN := .venv/bin
 CORES ?= all
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES)
@@ -58,8 +60,11 @@ gpu: env
 
 pins: env
 	@cd envs && for name in bootstrap requirements requirements-dev; do \
-	  ../$(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-header \
+	  ../$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	    --no-emit-index-url --no-emit-find-links $$name.in -o $$name.txt || exit 1; done
 
 env:
+	@[ -n "$(PYTHON)" ] || { echo "There is no Python 3.11, 3.12 or 3.13 with venv and pip here; install one" \
+	  "(uv python install 3.12, apt install python3.12-venv, brew install python@3.12)," \
+	  "or name it: make PYTHON=/path/to/python3.12"; exit 1; }
 	@$(PYTHON) envs/install.py

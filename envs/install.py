@@ -1,6 +1,7 @@
 """Make .venv when it is missing or when the pins changed; otherwise do nothing.
 
-Run by the Makefile with Python 3.11; uses the standard library only.
+Run by the Makefile with Python 3.11 to 3.13; uses the standard library only. `--can-use` does nothing
+but say by the exit code whether this interpreter will do.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import venv
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -19,14 +21,17 @@ STAMP = VENV / ".pins"
 BOOTSTRAP = ENVS / "bootstrap.txt"
 PINS = (ENVS / "requirements.txt", ENVS / "requirements-dev.txt")
 BUILT = (ENVS / "detectron2" / "repack.py", ENVS / "detectron2" / "pyproject.toml")
+PYTHONS = ((3, 11), (3, 12), (3, 13))
 GIGABYTES_NEEDED = 9
 
 
 def main() -> None:
     """Install the pinned environment unless it is there already."""
-    if sys.version_info[:2] != (3, 11):
-        found = ".".join(map(str, sys.version_info[:3]))
-        sys.exit(f"Python 3.11 is needed, this is {found}; run `make PYTHON=/path/to/python3.11`.")
+    reason = why_not(sys.version_info[:3])
+    if "--can-use" in sys.argv:
+        sys.exit(reason)
+    if reason and not VENV.exists():
+        sys.exit(reason)
     files = (BOOTSTRAP, *PINS, *BUILT, ROOT / "pyproject.toml", Path(__file__))
     pins = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
     if STAMP.is_file() and STAMP.read_text() == pins:
@@ -37,6 +42,17 @@ def main() -> None:
     print("Setting up .venv: about 7 GB, a minute to ten depending on the network.", flush=True)
     install()
     STAMP.write_text(pins)
+
+
+def why_not(version: tuple[int, int, int]) -> str | None:
+    """Return why an interpreter cannot make the environment, or None when it can."""
+    advice = "name another with `make PYTHON=/path/to/python3.12`."
+    if version[:2] not in PYTHONS:
+        found = ".".join(map(str, version))
+        return f"Python 3.11, 3.12 or 3.13 is needed, this is {found}; {advice}"
+    if find_spec("ensurepip") is None:
+        return f"{sys.executable} has no ensurepip (python3-venv on Debian); {advice}"
+    return None
 
 
 def install() -> None:

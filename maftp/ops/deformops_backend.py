@@ -1,14 +1,18 @@
 """Deformable attention through the package `deformops` (TMLR 2026): Triton kernels for GPUs.
 
-Its kernels are compiled while the program runs and need neither toolkit nor compiler. It has a
-`torch.library` operator and gradients of its own.
+Its kernels are compiled while the program runs. That takes no CUDA toolkit, but a C compiler and
+Python's headers for the launcher. It has a `torch.library` operator and gradients of its own.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
+import sysconfig
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -22,7 +26,19 @@ def why_not(dtype: torch.dtype) -> str | None:
         return "the package deformops is not installed; it needs Python 3.12 or newer"
     if dtype not in _TYPES:
         return f"deformops has no kernels for {dtype}"
-    return None
+    return _no_compiler()
+
+
+def _no_compiler() -> str | None:
+    """Return what Triton would miss when it compiles the launcher of a kernel."""
+    compilers = [os.environ["CC"]] if os.environ.get("CC") else ["gcc", "clang"]
+    if not any(map(shutil.which, compilers)):
+        missing = f"there is no C compiler ({' or '.join(compilers)})"
+    elif not Path(sysconfig.get_path("include"), "Python.h").is_file():
+        missing = f"Python's headers are not in {sysconfig.get_path('include')}"
+    else:
+        return None
+    return f"deformops compiles while it runs, and {missing}; install gcc and python3-dev, say"
 
 
 def ms_deform_attn(

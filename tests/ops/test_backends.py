@@ -1,13 +1,15 @@
 """The choice of a backend, and what `maftp ops` says and does."""
 
 import shutil
+import sys
+import sysconfig
 
 import pytest
 import torch
 from ops_reference import run_maftp
 
 from maftp.errors import OperatorError
-from maftp.ops import backends, build, native
+from maftp.ops import backends, build, deformops_backend, native
 
 
 @pytest.fixture
@@ -49,6 +51,18 @@ def test_a_damaged_library_is_named(tmp_path, monkeypatch):
     reason = native.why_not("cuda")
     assert str(path) in reason and reason.endswith("run `maftp ops build --again`")
     native._load.cache_clear()
+
+
+def test_deformops_says_what_it_compiles_with(tmp_path, monkeypatch):
+    monkeypatch.setattr(deformops_backend, "find_spec", lambda name: name)
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert "no C compiler (no-such-compiler)" in deformops_backend.why_not(torch.float32)
+    monkeypatch.setenv("CC", sys.executable)
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+    assert f"headers are not in {tmp_path}" in deformops_backend.why_not(torch.float32)
+    (tmp_path / "Python.h").touch()
+    assert deformops_backend.why_not(torch.float32) is None
+    assert "no kernels for torch.float64" in deformops_backend.why_not(torch.float64)
 
 
 @pytest.mark.slow

@@ -37,3 +37,19 @@ def test_a_program_measures(name, tmp_path):
         assert all(v > 0 for key, v in row.items() if isinstance(v, float)), row
     assert result["command"].startswith(f"python benchmarks/{name}.py")
     assert "| " in (tmp_path / f"{name}.md").read_text()
+
+
+def test_conclusions_are_laid_side_by_side(tmp_path):
+    """Two settings agree where their intervals lie on the same side of zero."""
+    header = "experiment,variant,baseline,score,difference,low,high,covers\n"
+    kept = "look,maftp,fcclip,mean of five,{},3 seeds\nlook,maftp,fcclip,PQ,{},3 seeds\n"
+    for name, *values in (("one", "5,2,8", "1,-2,4"), ("two", "6,1,11", "3,1,5")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "differences.csv").write_text(header + kept.format(*values))
+    command = [sys.executable, ROOT / "benchmarks/conclusions.py", "--out", tmp_path]
+    command += [f"{name} thread={tmp_path / name}" for name in ("one", "two")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run(list(map(str, command)), env=environment, capture_output=True, check=True)
+    mean, panoptic = json.loads((tmp_path / "conclusions.json").read_text())["rows"]
+    assert mean["one thread"] == "**+5.00 [+2.00, +8.00]**" and mean["same"] == "yes"
+    assert panoptic["one thread"] == "+1.00 [-2.00, +4.00]" and panoptic["same"] == "no"

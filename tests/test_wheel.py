@@ -39,6 +39,7 @@ served = mlflow.pyfunc.load_model(model)
 print(json.dumps({
     "package": maftp.__file__,
     "experiments": {f.stem: experiment_params(f.stem).experiment for f in EXPERIMENTS.iterdir()},
+    "typed": pathlib.Path(maftp.__file__).with_name("py.typed").is_file(),
     "miniature": type(maftp.load_model("miniature")).__name__,
     "same": bool((served.predict(pixels[None], params={"vocabulary": words})[0]
                   == maftp.segment(loaded, pixels, words).labels).all()),
@@ -107,7 +108,8 @@ def test_models_pictures_and_experiments_need_no_checkout(python, weights, folde
     assert Path(said.pop("package")).is_relative_to(python.parents[1])
     names = {path.stem for path in (ROOT / "workflow/experiments").glob("*.yaml")}
     assert said == {
-        "experiments": {name: name for name in names}, "miniature": "MaftPlus", "same": True,
+        "experiments": {name: name for name in names}, "typed": True, "miniature": "MaftPlus",
+        "same": True,
     }  # fmt: skip
     run(python.with_name("maftp"), "predict", picture, "--weights", weights, cwd=elsewhere)
     labels = Image.open(next((elsewhere / "predictions").glob("**/*labels*.png")))

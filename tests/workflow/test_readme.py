@@ -89,3 +89,14 @@ def test_the_python_example(home, monkeypatch):
     exec(blocks("python").replace('"miniature"', '"smoke.yaml"'), names)
     labels = names["result"].labels
     assert labels.shape == (120, 150) and labels.max() < 3
+
+
+def test_the_catalogs_snakefile_plans_the_same(checkout):
+    """The Snakemake workflow catalog looks for workflow/Snakefile."""
+    jobs, catalogs = (
+        dict(re.findall(r"^(\w+) +(\d+)$", checkout.snakemake("-n", *which).stdout, re.M))
+        for which in ((), ("--snakefile", "workflow/Snakefile"))
+    )
+    assert jobs["all"] == catalogs.pop("catalog_default") == "1"
+    assert int(jobs.pop("total")) == int(catalogs.pop("total")) > 20
+    assert jobs == catalogs | {"all": "1"}

@@ -1,7 +1,7 @@
 """Make .venv when it is missing or when the pins changed; otherwise do nothing.
 
-Run by the Makefile with Python 3.11 to 3.13; uses the standard library only. `--can-use` does nothing
-but say by the exit code whether this interpreter will do.
+Run by the Makefile with Python 3.11 to 3.13; uses the standard library only. `--can-use` does
+nothing but say by the exit code whether this interpreter will do.
 """
 
 from __future__ import annotations

@@ -45,4 +45,4 @@ def test_the_workflow_catalog_finds_what_it_looks_for():
     assert set(usage) == {"mandatory-flags", "software-stack-deployment", "report"}
     assert usage["software-stack-deployment"]["conda"] is True
     assert (ROOT / "config/README.md").is_file()
-    assert (ROOT / "workflow/Snakefile").read_text().endswith('include: "../Snakefile"\n')
+    assert (ROOT / "workflow/Snakefile").is_file()

@@ -6,6 +6,7 @@
 # make clip    train the miniature CLIP anew (23 minutes on two busy cores)
 # make bench   time step, evaluation, operator, text, loading against the plain recipe (10 minutes)
 # make gpu     on a machine with a GPU: tests that need one, then the check (benchmarks/gpu)
+# make docs    the documentation as a site in site/, with the reference and all parameters
 # make pins    resolve envs/*.in into the pinned files with hashes
 PYTHONS := python3.12 python3.11 python3.13 python3
 PYTHON ?= $(shell for name in $(PYTHONS); do \
@@ -14,7 +15,7 @@ BIN := .venv/bin
 CORES ?= all
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES)
 
-.PHONY: table report test fast-test rehearsal lint format clip bench gpu pins env
+.PHONY: table report test fast-test rehearsal lint format clip bench gpu pins env docs
 
 table: env
 	@start=$$(date +%s) && $(SNAKEMAKE) results/table.csv && $(BIN)/maftp show && \
@@ -62,6 +63,9 @@ pins: env
 	@cd envs && for name in bootstrap requirements requirements-dev; do \
 	  ../$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	    --no-emit-index-url --no-emit-find-links $$name.in -o $$name.txt || exit 1; done
+
+docs: env
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet && echo site/index.html
 
 env:
 	@[ -n "$(PYTHON)" ] || { echo "There is no Python 3.11, 3.12 or 3.13 with venv and pip here; install one" \

@@ -91,6 +91,8 @@ def registration_message(source: Obtainable, archives: Path, params: Sequence[Pa
     """
     target = (archives / source.file).resolve()
     root = target.parent.parent
+    if source.own:
+        return f"{source.title}: not all there below {root}; add it again with 'maftp data add'"
     unpacked = isinstance(source, Source) and source.unpack is not None
     where = f" (or unpack it so that {root / source.makes[0]} exists)" if unpacked else ""
     files = [os.path.relpath(file) for file in params] or _OFFICIAL

@@ -61,8 +61,8 @@ def needs_of(params: Params, catalog: Catalog) -> Needs:
     for other in others:
         if str(other).startswith(_RELEASED) and other.stem not in released:
             raise ParamsError(
-                f"train: {other} belongs to no variant; add one that evaluates it, with the model and "
-                "the CLIP that it is of"
+                f"train: {other} belongs to no variant; add one that evaluates it, with the model "
+                "and the CLIP that it is of"
             )
     return Needs(
         scored=scored,

@@ -34,8 +34,9 @@ def load_proposals(model: Segmenter, path: Path) -> None:
 def load_start(model: Segmenter, path: Path) -> None:
     """Fill a model from the checkpoint that its training starts from.
 
-    Of a Mask-Adapter only the adapter is taken, out of its earlier phase: the void embedding of the
-    proposing model belongs to the head. A teacher stays the pretrained CLIP unless the file has one.
+    Of a Mask-Adapter only the adapter is taken, from its earlier phase: the void embedding of the
+    proposing model belongs to the head. The teacher stays the pretrained CLIP where the file has
+    none.
 
     Raises:
         CheckpointError: the file is damaged, or an entry is missing, left over or of another shape.

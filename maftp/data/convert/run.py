@@ -21,6 +21,8 @@ from maftp.data.convert import (
     ade20k_segments,
     cityscapes,
     coco,
+    coco_instances,
+    label_maps,
     pascal_context,
     pascal_voc,
 )
@@ -60,6 +62,8 @@ CONVERTERS: dict[str, Converter] = {
     "pascal_voc_20": Converter(partial(pascal_voc.convert_voc, background=False)),
     "pascal_voc_21": Converter(partial(pascal_voc.convert_voc, background=True)),
     "cityscapes": Converter(cityscapes.convert_cityscapes),
+    "label_maps": Converter(label_maps.convert_label_maps),
+    "coco_instance": Converter(coco_instances.convert_instances, ("labels", "annotations")),
 }
 """Converters by the name that the catalog uses."""
 

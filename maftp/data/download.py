@@ -98,7 +98,7 @@ def registration_message(source: Obtainable, archives: Path, params: Sequence[Pa
     files = [os.path.relpath(file) for file in params] or _OFFICIAL
     words = ["maftp", "download", source.name, "--from", str(target), "--params", *files]
     return (
-        f"{source.title} is given out on registration only: ask at {source.registration}, save it"
+        f"{source.title} is not downloaded by a program: ask at {source.registration}, save it"
         f" as {target}{where} and run this again, or"
         f" `DETECTRON2_DATASETS={shlex.quote(str(root))} {shlex.join(words)}`, naming after --from"
         " where you have it"

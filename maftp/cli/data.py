@@ -236,7 +236,8 @@ def _next_step(name: str, split: str, own: Path, experiment: Params, params: Seq
     lines += [f"  data: {{{', '.join(keys)}}}"] if keys else []
     if split == "val" and name not in experiment.benchmarks:
         lines.append(f"  benchmarks: [{name}]")
-    files = shlex.join(map(str, [*params[1:], *(["mine.yaml"] if lines else [])]))
+    own_files = [str(file) for file in params[1:]] or (["mine.yaml"] if lines else [])
+    files = shlex.join(own_files)
     command = "snakemake --cores all" + (f" --configfile {files}" if files else "")
     if lines:
         return "\n".join(

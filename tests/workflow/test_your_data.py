@@ -108,3 +108,16 @@ def test_a_replaced_part_is_converted_and_scored_again(newcomer):
     done = newcomer.run(BIN / "snakemake", *COMMANDS[2][1:])
     counts = dict(re.findall(r"^(\w+)\s+(\d+)$", done.stdout + done.stderr, re.M))
     assert counts["convert"] == "1" and counts["evaluate"] == "2"
+
+
+def test_own_data_beside_the_miniature_world(newcomer):
+    """The world draws its catalog itself; yours lies over it, and only yours is converted."""
+    (newcomer.path / "both.yaml").write_text(
+        "data: {own: datasets/miniature/own.yaml}\nbenchmarks: [A-150, street]\nablations: null"
+    )
+    files = ["params.yaml", "smoke.yaml", "both.yaml"]
+    newcomer.run(BIN / "maftp", *COMMANDS[1][1 : COMMANDS[1].index("--params")], "--params", *files)
+    done = newcomer.snakemake("-n", "results/smoke/table.csv", params=files[1:])
+    counts = dict(re.findall(r"^(\w+)\s+(\d+)$", done.stdout + done.stderr, re.M))
+    assert counts["convert"] == "1" and counts["evaluate"] == "3"
+    assert not {"world", "download", "train"} & counts.keys()

@@ -172,7 +172,7 @@ def _check(
     counts = {int(v): int(n) for v, n in enumerate(count_values(values)) if n}
     unknown = sorted(counts.keys() - rows - ignored)
     if unknown:
-        more = f" and {len(unknown) - 1} other values" if len(unknown) > 1 else ""
+        more = f" and {len(unknown) - 1} more are" if len(unknown) > 1 else " is"
         return _Found(
             pair.stem,
             f"{pair.mask}: value {unknown[0]}{more} not in {names}, which has {min(rows)} to "

@@ -23,7 +23,7 @@ def save_values(value, size=(16, 12)):
 @pytest.mark.parametrize(
     ("name", "write", "sentence"),
     [
-        ("masks/photo 1.png", save_values(9), r"1\.png: value 9 not in .*names\.txt.*'9:NAME'"),
+        ("masks/photo 1.png", save_values(9), r"1\.png: value 9 is not in .*names\.txt.*'9:NAME'"),
         ("masks/photo 1.png", save_values(1, (16, 11)), r"label of 16 x 11 .* has 16 x 12"),
         ("masks/photo 1.png", lambda p: p.write_bytes(b"\x89PNG"), "save the mask as PNG"),
         ("masks/photo 1.png", lambda p: p.unlink(), "masks: nothing for 'photo 1'"),

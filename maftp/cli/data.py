@@ -240,9 +240,8 @@ def _next_step(name: str, split: str, own: Path, experiment: Params, params: Seq
     files = shlex.join(own_files)
     command = "snakemake --cores all" + (f" --configfile {files}" if files else "")
     if lines:
-        return "\n".join(
-            ["Write into a parameter file, mine.yaml:", *lines, "then:", f"  {command}"]
-        )
+        first = f"Write into a parameter file, {own_files[-1]}:"
+        return "\n".join([first, *lines, "then:", f"  {command}"])
     return f"Next, when all splits are in:\n  {command}"
 
 

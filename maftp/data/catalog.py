@@ -127,7 +127,7 @@ class Dataset(_Entry):
     keep_row_zero: bool = False
     classes: int = Field(gt=0)
     ignore_label: int
-    ignored_values: tuple[int, ...] = ()
+    ignored_values: tuple[Annotated[int, Field(ge=0, le=65535)], ...] = ()
     image_suffix: Literal[".jpg", ".png"] = ".jpg"
     label_suffix: Literal[".png", ".tif"] = ".png"
     evaluator_type: str = "sem_seg"

@@ -19,7 +19,7 @@ from maftp.data.own.checked import (
     refuse,
     unpaired,
 )
-from maftp.data.own.names import Names, read_palette
+from maftp.data.own.names import LARGEST, Names, read_palette
 from maftp.errors import DataError
 
 _MASK = Wording(
@@ -73,6 +73,8 @@ def check_label_maps(
     rows = names.rows
     void = 255 if max(rows) < 255 else 65535
     ignored = names.ignored | set(ignore) | ({255, 65535} - set(rows))
+    if beyond := [value for value in ignore if not 0 <= value <= LARGEST]:
+        raise DataError(f"--ignore {beyond[0]}: masks hold values from 0 to {LARGEST} only")
     if clash := sorted(set(ignore) & set(rows)):
         raise DataError(
             f"{names.where}: value {clash[0]} is a class; remove its line, or do not --ignore it"

@@ -12,9 +12,13 @@ from maftp.errors import DataError
 
 NO_CLASS = "ignore"
 """Name of a colour that is no class."""
+LARGEST = 65535
+"""Value of a 16-bit mask."""
 _PLACEHOLDER = "invalid_class_id"
-_INDEXED = re.compile(r"\d+:")
-_COLOUR = re.compile(r"(?:#([0-9a-fA-F]{6})|(\d+)[\s,]+(\d+)[\s,]+(\d+))(?:[\s,]+(.+))?")
+_INDEXED = re.compile(r"\d{1,9}:")
+_COLOUR = re.compile(
+    r"(?:#([0-9a-fA-F]{6})|(\d{1,3})[\s,]+(\d{1,3})[\s,]+(\d{1,3}))(?:[\s,]+(.+))?"
+)
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,8 @@ def parse_names(text: str, where: str) -> Names:
     vocabulary = parse_vocabulary(data, where, keep_row_zero=True)
     owner: dict[str, int] = {}
     for category in vocabulary.categories:
+        if category.row > LARGEST:
+            raise DataError(f"{where}: value {category.row} is larger than masks hold, {LARGEST}")
         for synonym in split_synonyms(category.name):
             if owner.setdefault(synonym.strip(), category.row) != category.row:
                 raise DataError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,6 @@ class Checked:
     """Of every class."""
     ignored_pixels: int
     ignored_values: tuple[int, ...] = ()
-    remarks: list[str] = field(default_factory=list)
 
 
 def list_files(folder: Path, suffixes: Iterable[str], what: str) -> dict[str, Path]:

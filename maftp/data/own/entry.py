@@ -97,7 +97,9 @@ def _dataset(
     wide = classes > _MOST_OF_A_BYTE
     endings = {image.suffix.lower() for image in checked.images.values()}
     suffix = before["image_suffix"] if others and before else _suffix(endings)
-    ignored = set(checked.ignored_values) | set((before or {}).get("ignored_values") or ())
+    ignored = set(checked.ignored_values)
+    if others and before:
+        ignored |= set(before.get("ignored_values") or ())
     splits = others | {split: _split(checked, name, split)}
     return {
         "title": f"{name}, your own data",

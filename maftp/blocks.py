@@ -87,8 +87,10 @@ class Data(Block):
     """Folder of the data sets; null takes $DETECTRON2_DATASETS, or else ./datasets."""
     catalog: Place | None
     """File laid over maftp/data/sources.yaml (URLs, digests, counts); null: the official data."""
-    train: Literal["coco_stuff", "coco_panoptic"]
-    """Training set: coco_stuff for semantic models, coco_panoptic for panoptic ones."""
+    own: Place | None = None
+    """Catalog of your own data sets, which `maftp data add` writes; laid over all others."""
+    train: Name
+    """Training set, by its name in the catalog: coco_stuff, coco_panoptic, or one of your own."""
     world: World | None
     """The miniature world to draw before anything else; null: the data exist already."""
     keep_archives: bool = True
@@ -324,7 +326,7 @@ class Train(Block):
     student: Text | None = None
     """Weight file of EVA-CLIP for the student eva02_l, written likewise."""
     start: Text | None = None
-    """Checkpoint from whose adapter training starts, written likewise; null: random weights."""
+    """Checkpoint that training starts from, written likewise; of mask_adapter the adapter alone."""
     ovr: Ovr = Ovr()
     """OVRCOAT's loss on CLIP's class probabilities; no other model has it."""
     adapter: Adapter = Adapter()

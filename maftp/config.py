@@ -115,8 +115,13 @@ class Params(Block):
         )
 
     def other_weights(self, seed: int) -> dict[str, Path]:
-        """Return the checkpoints of other runs that a training takes, by what it takes of them."""
+        """Return the checkpoints of other runs that a training takes, by what it takes of them.
+
+        A variant whose weights are given is evaluated only: it starts from nothing.
+        """
         named = {name: getattr(self.train, name) for name in OTHER_WEIGHTS}
+        if self.weights is not None:
+            named["start"] = None
         return {
             name: Path(path.format(experiment=self.experiment, seed=seed))
             for name, path in named.items()

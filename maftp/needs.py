@@ -10,6 +10,8 @@ from maftp.config import Params
 from maftp.data.catalog import Catalog
 from maftp.errors import ParamsError
 
+IGNORE_LABEL = 255
+"""Of the label maps that are trained on."""
 _RELEASED = "weights/released/"
 
 
@@ -50,6 +52,8 @@ def needs_of(params: Params, catalog: Catalog) -> Needs:
     validated = [catalog.benchmark(validation.benchmark).dataset] if validation else []
     datasets = _once([*([params.data.train] if trains else []), *validated, *evaluated])
     kin = _kin(evaluated, datasets, catalog)
+    for name in (name for name, path in weights.items() if path is None):
+        _check_trainable(params.for_variant(name), catalog)
     names = catalog.source_of_vocabulary(catalog.dataset(params.data.train).vocabulary)
     sources = [s for name in [*datasets, *kin] for s in catalog.dataset(name).sources]
     released = {Path(w).stem: v for v, w in weights.items() if (w or "").startswith(_RELEASED)}
@@ -57,8 +61,8 @@ def needs_of(params: Params, catalog: Catalog) -> Needs:
     for other in others:
         if str(other).startswith(_RELEASED) and other.stem not in released:
             raise ParamsError(
-                f"train.proposals: {other} belongs to no variant; add one that evaluates it, with "
-                "the model and the CLIP that it is of"
+                f"train: {other} belongs to no variant; add one that evaluates it, with the model "
+                "and the CLIP that it is of"
             )
     return Needs(
         scored=scored,
@@ -69,6 +73,33 @@ def needs_of(params: Params, catalog: Catalog) -> Needs:
         sources=_once([*sources, names]),
         released=released,
     )
+
+
+def _check_trainable(params: Params, catalog: Catalog) -> None:
+    """Check that the training set has what the mapper of the training images reads.
+
+    Raises:
+        DataError: the catalog has no such data set.
+        ParamsError: it cannot be trained on; says what to choose.
+    """
+    name, mapper = params.data.train, params.input.train.mapper
+    dataset = catalog.dataset(name)
+    split = dataset.splits.get("train")
+    if split is None or not split.count:
+        raise ParamsError(
+            f"data.train: {name} has no images to train on (no split 'train'); choose another set, "
+            f"or add images with 'maftp data add {name} --train'"
+        )
+    if mapper == "panoptic" and dataset.kind != "panoptic":
+        raise ParamsError(
+            f"data.train: {name} has no panoptic ground truth, which input.train.mapper panoptic "
+            "reads; choose the mapper semantic"
+        )
+    if mapper != "panoptic" and (split.labels is None or dataset.ignore_label != IGNORE_LABEL):
+        raise ParamsError(
+            f"data.train: {name} has no 8-bit label maps, which input.train.mapper {mapper} reads; "
+            "choose another set" + (" or the mapper panoptic" * (dataset.kind == "panoptic"))
+        )
 
 
 def _kin(evaluated: list[str], datasets: list[str], catalog: Catalog) -> list[str]:

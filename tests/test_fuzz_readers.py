@@ -41,6 +41,8 @@ from maftp.data.images import (
     read_rgb,
 )
 from maftp.data.index import ImageRow, read_index, write_index
+from maftp.data.own.masks import read_values
+from maftp.data.own.names import parse_names, read_names, read_palette
 from maftp.data.unpack import unpack
 from maftp.data.verify import read_index_files
 from maftp.data.vocabulary import read_vocabulary
@@ -351,7 +353,49 @@ def test_catalogs(tmp_path):
                 yield damaged_bytes(yaml.safe_dump(content).encode(), rng)
 
     path = tmp_path / "fuzz.yaml"
-    campaign("catalogs", inputs(), path, [load_catalog], lambda r, d: bool(r.datasets))
+    reads = [load_catalog, lambda file: load_catalog(own=file)]
+    campaign("catalogs", inputs(), path, reads, lambda r, d: bool(r.datasets))
+
+
+def test_own_names_and_palettes(tmp_path):
+    rng = np.random.default_rng(10)
+    lists = [b"0:sky\n1:car, auto\n3:road\n", b"sky\ncar,auto\nroad\n"]
+    palette = b"70 130 180 sky\n#00008e car\n128,64,128\troad\n0 0 0 ignore\n"
+    inputs = (damaged_bytes(lists[n % 2], rng) for n in range(200 * ROUNDS))
+
+    def sound(result: Any, data: bytes) -> bool:
+        rows = result.rows
+        return len(set(rows)) == len(rows) > 0 and all(0 <= row <= 65535 for row in rows)
+
+    campaign("names", inputs, tmp_path / "fuzz.txt", [read_names], sound)
+    names = parse_names("0:sky\n1:car\n3:road", "names.txt")
+    campaign(
+        "palettes",
+        (damaged_bytes(palette, rng) for _ in range(200 * ROUNDS)),
+        tmp_path / "fuzz.txt",
+        [lambda path: read_palette(path, names, void=255)],
+        lambda found, data: all(0 <= c < 2**24 and v in (0, 1, 3, 255) for c, v in found.items()),
+    )
+
+
+@pytest.mark.parametrize("form", ["grey", "wide", "palette", "colours"])
+def test_own_masks(form, tmp_path):
+    rng = np.random.default_rng(11)
+    values = rng.integers(0, 3, (12, 16), dtype=np.uint8)
+    colours = {1: 0, 2: 1, 3: 2} if form == "colours" else None
+    data = {
+        "grey": encode_png(values),
+        "wide": encoded(Image.fromarray(values.astype(np.uint16)), "PNG"),
+        "palette": encoded(Image.fromarray(values).convert("P"), "PNG"),
+        "colours": encode_png(np.stack((values + 1, 0 * values, 0 * values), -1)),
+    }[form]
+    campaign(
+        f"masks, {form}",
+        (damaged_bytes(data, rng) for _ in range(60 * ROUNDS)),
+        tmp_path / "fuzz.png",
+        [lambda path: read_values(path, colours)],
+        lambda found, data: np.array_equal(found, values),  # checksums guard the pixels
+    )
 
 
 MEMBERS = {f"top/{n}/{n}.bin": bytes(range(n, n + 100)) * 7 for n in range(4)}

@@ -38,7 +38,7 @@ ALLOWED = {
     "data": BASE,
     "tracking": BASE,
     "losses": {"constants", "errors", "config"},
-    "modeling": BASE | {"ops", "losses", "data.vocabulary"},
+    "modeling": BASE | {"ops", "losses", "data.catalog", "data.vocabulary"},
     "needs": {"config", "data.catalog", "errors"},
     "machine": BASE | {"data.catalog", "data.layout", "gpus"},
     "miniworld": BASE | {"data"},

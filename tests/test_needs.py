@@ -6,6 +6,7 @@ import pytest
 
 from maftp.config import load_params
 from maftp.data.catalog import load_catalog
+from maftp.errors import DataError, ParamsError
 from maftp.needs import needs_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,3 +35,33 @@ def test_each_once(experiment):
     assert len(set(found.sources)) == len(found.sources)
     assert not set(found.kin) & set(found.datasets)
     assert found.kin and "ade20k_instances" in found.sources
+
+
+@pytest.mark.parametrize(
+    ("train", "mapper", "sentence"),
+    [
+        ("cityscapes", "semantic", "cityscapes has no images to train on"),
+        ("ade20k_150", "panoptic", "ade20k_150 has no panoptic ground truth"),
+        ("ade20k_847", "semantic", "ade20k_847 has no 8-bit label maps"),
+        ("ade20k_panoptic", "semantic", "choose another set or the mapper panoptic"),
+        ("street", "semantic", "dataset 'street' is not in the catalog"),
+    ],
+)
+def test_a_set_that_cannot_be_trained_on_is_refused(tmp_path, train, mapper, sentence):
+    (tmp_path / "mine.yaml").write_text(
+        f"data: {{train: {train}}}\ninput: {{train: {{mapper: {mapper}}}}}"
+    )
+    params = load_params(ROOT / "params.yaml", tmp_path / "mine.yaml")
+    with pytest.raises((DataError, ParamsError), match=sentence):
+        needs_of(params, load_catalog())
+
+
+def test_a_variant_whose_weights_are_given_starts_from_nothing(tmp_path):
+    (tmp_path / "mine.yaml").write_text(
+        "train: {start: weights/released/maftp_b.safetensors}\nablations: null\n"
+        "variants: {tuned: {}, before: {weights: weights/released/maftp_b.safetensors}}"
+    )
+    params = load_params(ROOT / "params.yaml", tmp_path / "mine.yaml")
+    assert params.for_variant("before").other_weights(0) == {}
+    assert list(params.for_variant("tuned").other_weights(0)) == ["start"]
+    assert needs_of(params, load_catalog()).released == {"maftp_b": "before"}

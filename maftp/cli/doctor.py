@@ -16,7 +16,7 @@ def doctor(*, params: ParamFiles = PARAMS) -> None:
     experiment = read_params(params)
     data, sources = experiment.data, []
     # the miniature world draws its archives, and a catalog of them, itself
-    catalog = load_catalog(None if data.world else data.catalog)
+    catalog = load_catalog(None if data.world else data.catalog, data.own)
     if data.world is None:
         needs = needs_of(experiment, catalog)
         sources = [*needs.sources, *needs.released]

@@ -58,4 +58,4 @@ def catalog_and_root(params: Params) -> tuple[Catalog, Path]:
     from maftp.data.catalog import load_catalog
     from maftp.data.layout import datasets_root
 
-    return load_catalog(params.data.catalog), datasets_root(params.data.root)
+    return load_catalog(params.data.catalog, params.data.own), datasets_root(params.data.root)

@@ -8,11 +8,13 @@ here are kept as they are.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
 
+import numpy as np
+from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic import StringConstraints as Text
@@ -120,13 +122,21 @@ class InstanceFile:
     """The whole file."""
 
 
-def read_panoptic_json(path: Path) -> PanopticFile:
+def read_panoptic_json(path: Path, *, things: Sequence[str] = ()) -> PanopticFile:
     """Read a panoptic JSON in COCO's format.
+
+    Args:
+        path: the file.
+        things: names of the categories that are things; by default the file says it.
 
     Raises:
         DataError: the file is missing, no JSON, or a field is missing, wrong or not unique.
     """
     content = _read(path, ("categories", "annotations"), "panoptic")
+    if things:
+        marked = (category for category in content["categories"] if isinstance(category, dict))
+        for category in marked:
+            category["isthing"] = int(category.get("name") in things)
     categories = _categories(content["categories"], _PANOPTIC_CATEGORY, path)
     known = {category["id"] for category in categories}
     annotations: dict[str, dict[str, Any]] = {}
@@ -174,6 +184,26 @@ def read_instance_json(path: Path) -> InstanceFile:
         annotations[stem].append(entry)
     _check_unique((entry["id"] for entry in content["annotations"]), path, "annotations.id")
     return InstanceFile(categories, images, annotations, content)
+
+
+def decode_mask(segmentation: Any, size: tuple[int, ...], name: str) -> NDArray[np.bool_]:
+    """Decode run lengths, compressed or not, or polygons, to a mask of `size` (height, width).
+
+    Raises:
+        DataError: the mask is damaged or of another size; begins with `name`.
+    """
+    try:
+        code = segmentation
+        if isinstance(code, list):
+            code = coco_mask.merge(coco_mask.frPyObjects(code, *size))
+        elif isinstance(code["counts"], list):
+            code = coco_mask.frPyObjects(code, *size)
+        mask = coco_mask.decode(code).astype(bool)
+    except ValueError as error:
+        raise DataError(f"{name}: a mask is damaged ({error}); convert the dataset again") from None
+    if mask.shape != size:
+        raise DataError(f"{name}: image and mask differ in size; convert the dataset again")
+    return mask
 
 
 def check_segments(segments: Any, path: Path) -> list[dict[str, Any]]:

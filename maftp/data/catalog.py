@@ -28,6 +28,8 @@ from pydantic import (
 from maftp.errors import DataError
 from maftp.yaml_file import read_yaml
 
+_MAKE_CATALOG = "make it, or set data.catalog to null"
+_ADD_DATA = "run 'maftp data add' first, or set data.own to null"
 _OF_ONE_FILE = ("mirrors", "megabytes", "bytes", "sha256", "sha1", "md5")
 
 
@@ -60,6 +62,7 @@ class Obtainable(_Entry):
     licence: str
     note: str = ""
     registration: str | None = None
+    own: bool = False
     _name: str = PrivateAttr("NAME")
 
     @property
@@ -80,7 +83,7 @@ class Obtainable(_Entry):
 
     @model_validator(mode="after")
     def _check_address(self) -> Obtainable:
-        if not self.urls and self.registration is None:
+        if not self.urls and self.registration is None and not self.own:
             raise ValueError("needs a url, or the address where one registers")
         return self
 
@@ -124,6 +127,7 @@ class Dataset(_Entry):
     keep_row_zero: bool = False
     classes: int = Field(gt=0)
     ignore_label: int
+    ignored_values: tuple[Annotated[int, Field(ge=0, le=65535)], ...] = ()
     image_suffix: Literal[".jpg", ".png"] = ".jpg"
     label_suffix: Literal[".png", ".tif"] = ".png"
     evaluator_type: str = "sem_seg"
@@ -222,17 +226,28 @@ class Catalog(_Entry):
         raise DataError(f"vocabulary {stem!r}: no source of the catalog makes {made}; add one")
 
 
-def load_catalog(overlay: Path | str | None = None) -> Catalog:
-    """Read the catalog of the package and lay `overlay` over it, key by key.
+def load_catalog(overlay: Path | str | None = None, own: Path | str | None = None) -> Catalog:
+    """Read the catalog of the package and lay others over it, key by key.
+
+    Args:
+        overlay: `data.catalog` of the parameters.
+        own: `data.own`, what `maftp data add` has written.
 
     Raises:
-        DataError: the overlay is missing or wrong; names the file and the key.
+        DataError: an overlay is missing or wrong; names the file and the key.
     """
     values = copy.deepcopy(_packaged())
-    if overlay is None:
-        return Catalog.model_validate(values)
-    overlay = Path(overlay)
-    over = _read_overlay(overlay)
+    catalog = None
+    for path, remedy in ((overlay, _MAKE_CATALOG), (own, _ADD_DATA)):
+        if path is not None:
+            over = read_overlay(Path(path), remedy=remedy)
+            values = _laid_over(values, over, Path(path))
+            catalog = _checked(values, Path(path))
+    return catalog or Catalog.model_validate(values)
+
+
+def _laid_over(values: dict[str, Any], over: Mapping[str, Any], overlay: Path) -> dict[str, Any]:
+    """Lay an overlay over values, which lose what described the things that it replaces."""
     for section in ("sources", "weights"):
         for name, source in _section(over, section).items():
             _forget(values[section].get(name), source, trigger="url", keys=_OF_ONE_FILE)
@@ -245,8 +260,12 @@ def load_catalog(overlay: Path | str | None = None) -> Catalog:
             raise DataError(f"{overlay}: datasets.{name}.splits: expected a mapping of splits")
         for split, entry in splits.items():
             _forget(known.get(split), entry, trigger="count", keys=("absent",))
+    return _merge(values, over)
+
+
+def _checked(values: Mapping[str, Any], overlay: Path) -> Catalog:
     try:
-        return Catalog.model_validate(_merge(values, over))
+        return Catalog.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in first["loc"])
@@ -261,8 +280,17 @@ def _packaged() -> dict[str, Any]:
     return yaml.safe_load(resources.files("maftp.data").joinpath("sources.yaml").read_text())
 
 
-def _read_overlay(path: Path) -> dict[str, Any]:
-    values = read_yaml(path, kind="catalog (make it, or set data.catalog to null)", error=DataError)
+def read_overlay(path: Path, *, remedy: str = _ADD_DATA) -> dict[str, Any]:
+    """Read a file that is laid over the catalog.
+
+    Args:
+        path: the file; `{here}` in its addresses is its folder.
+        remedy: what to do when it is missing.
+
+    Raises:
+        DataError: it is missing, or a section of it is wrong.
+    """
+    values = read_yaml(path, kind=f"catalog ({remedy})", error=DataError)
     for section in ("sources", "datasets", "benchmarks", "weights"):
         entries = _section(values, section)
         if not isinstance(entries, dict) or not all(isinstance(e, dict) for e in entries.values()):

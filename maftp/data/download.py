@@ -91,12 +91,14 @@ def registration_message(source: Obtainable, archives: Path, params: Sequence[Pa
     """
     target = (archives / source.file).resolve()
     root = target.parent.parent
+    if source.own:
+        return f"{source.title}: not all there below {root}; add it again with 'maftp data add'"
     unpacked = isinstance(source, Source) and source.unpack is not None
     where = f" (or unpack it so that {root / source.makes[0]} exists)" if unpacked else ""
     files = [os.path.relpath(file) for file in params] or _OFFICIAL
     words = ["maftp", "download", source.name, "--from", str(target), "--params", *files]
     return (
-        f"{source.title} is given out on registration only: ask at {source.registration}, save it"
+        f"{source.title} is not downloaded by a program: ask at {source.registration}, save it"
         f" as {target}{where} and run this again, or"
         f" `DETECTRON2_DATASETS={shlex.quote(str(root))} {shlex.join(words)}`, naming after --from"
         " where you have it"

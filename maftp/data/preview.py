@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from detectron2.data import DatasetCatalog
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
+from maftp.data.annotations import decode_mask
 from maftp.data.catalog import Catalog
 from maftp.data.images import read_label, read_rgb, segment_ids
 from maftp.data.records import Record, register
@@ -89,22 +89,6 @@ def _instances(
     labels = np.full(size, NOTHING, np.int32)
     segments = np.zeros(size, np.int32)
     for number, annotation in enumerate(record["annotations"], start=1):
-        mask = _mask(annotation["segmentation"], size, record["file_name"])
+        mask = decode_mask(annotation["segmentation"], size, record["file_name"])
         labels[mask], segments[mask] = annotation["category_id"], number
     return labels, segments
-
-
-def _mask(segmentation: Any, size: tuple[int, ...], name: str) -> NDArray[np.bool_]:
-    """Decode run lengths, compressed or not, or polygons."""
-    try:
-        code = segmentation
-        if isinstance(code, list):
-            code = coco_mask.merge(coco_mask.frPyObjects(code, *size))
-        elif isinstance(code["counts"], list):
-            code = coco_mask.frPyObjects(code, *size)
-        mask = coco_mask.decode(code).astype(bool)
-    except ValueError as error:
-        raise DataError(f"{name}: a mask is damaged ({error}); convert the dataset again") from None
-    if mask.shape != size:
-        raise DataError(f"{name}: image and mask differ in size; convert the dataset again")
-    return mask

@@ -94,6 +94,8 @@ def file_status(name: str, source: Obtainable, root: Path) -> FileStatus:
         return FileStatus(name, "verified" if checked else "not verified", size)
     if part.exists():
         return FileStatus(name, "partly downloaded", part.stat().st_size)
+    if source.own:
+        return FileStatus(name, "missing", 0, "add it again with 'maftp data add'")
     if source.registration:
         return FileStatus(name, "missing (registration)", 0, f"ask at {source.registration}")
     return FileStatus(name, "missing", 0)

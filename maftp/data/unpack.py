@@ -79,7 +79,7 @@ def unpack_source(name: str, catalog: Catalog, root: Path, *, params: Sequence[P
             return stamp
         if not archive.exists():
             hint = f"download it first (maftp download {name})"
-            if source.registration:
+            if not source.urls:
                 hint = registration_message(source, archive.parent, params)
             raise DownloadError(f"{archive}: no such file; {hint}")
         digest = verify(source, archive)

@@ -7,7 +7,7 @@ addresses, digests and counts differ.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ def write_world(out: Path, *, seed: int, train_images: int, val_images: int) -> 
             write(out / name, data)
             described[name] = _describe(name, data)
     counts = {"train": train_images, "coco_val": coco_val, "few": few, "val": val_images}
-    overlay = {"sources": _sources(described), "datasets": _datasets(counts)}
+    overlay = {"sources": _sources(described), "datasets": _datasets(counts, described)}
     head = "# The miniature world; laid over maftp/data/sources.yaml.\n"
     text = head + yaml.safe_dump(overlay, sort_keys=False, width=100)
     write(out / "sources.yaml", text.encode())
@@ -102,7 +102,7 @@ def _describe(name: str, data: bytes) -> dict[str, Any]:
 def _sources(described: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return the overlay of the sources of what is drawn, found by their official file names."""
     catalog = load_catalog()
-    needed = {name for dataset in _drawn().values() for name in dataset.sources}
+    needed = {name for dataset in _drawn(described).values() for name in dataset.sources}
     return {
         name: dict(described[source.file])
         for name, source in catalog.sources.items()
@@ -110,16 +110,20 @@ def _sources(described: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _drawn() -> dict[str, Dataset]:
-    """Return the data sets of the official catalog whose classes this world has."""
-    datasets = load_catalog().datasets
-    return {name: d for name, d in datasets.items() if d.vocabulary in _vocabularies()}
+def _drawn(files: Collection[str]) -> dict[str, Dataset]:
+    """Return the data sets of the official catalog whose archives are among `files`."""
+    catalog = load_catalog()
+    return {
+        name: dataset
+        for name, dataset in catalog.datasets.items()
+        if all(catalog.sources[source].file in files for source in dataset.sources)
+    }
 
 
-def _datasets(counts: dict[str, int]) -> dict[str, Any]:
+def _datasets(counts: dict[str, int], files: Collection[str]) -> dict[str, Any]:
     """Return the overlay of the data sets: numbers of classes and of pictures."""
     datasets: dict[str, Any] = {}
-    for name, dataset in _drawn().items():
+    for name, dataset in _drawn(files).items():
         classes = len(_vocabularies()[dataset.vocabulary][0])
         is_coco = name.startswith("coco")
         numbers = {

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from maftp.data.catalog import load_catalog
 from maftp.errors import ParamsError
 from maftp.losses.criterion import SetCriterion
 from maftp.modeling.checkpoint import load_teacher, load_weights
@@ -150,6 +151,17 @@ def check_training_width(params: Params) -> None:
         )
 
 
+def _trained_on_segments(params: Params) -> bool:
+    """Tell whether the training set is a panoptic one, as its entry in the catalog says.
+
+    Weights are also used where the catalog of their own data is not; there the answer is no.
+    """
+    own = params.data.own
+    catalog = load_catalog(own=own if own and Path(own).is_file() else None)
+    entry = catalog.datasets.get(params.data.train)
+    return entry is not None and entry.kind == "panoptic"
+
+
 def _shared_parts(
     params: Params, backbone: ClipBackbone, num_training_classes: int
 ) -> dict[str, Any]:
@@ -169,5 +181,5 @@ def _shared_parts(
             instance_quality=evaluate.instance_quality,
         ),
         "templates": TEMPLATES[: params.clip.templates],
-        "panoptic_on": params.data.train == "coco_panoptic",
+        "panoptic_on": _trained_on_segments(params),
     }

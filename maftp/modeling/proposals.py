@@ -1,16 +1,17 @@
-"""The frozen model whose masks another one names: its trunk and head, out of its checkpoint."""
+"""What a training takes from other checkpoints: the model that proposes masks, and its start."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from maftp.errors import CheckpointError
-from maftp.modeling.checkpoint import fit_state
+from maftp.modeling.checkpoint import fit_state, load_weights
 from maftp.modeling.checkpoint_file import read_metadata, read_state
 from maftp.modeling.segmenter import Segmenter
 
 PARTS = ("backbone.clip_model.visual.", "sem_seg_head.", "void_embedding.", "cdt.")
 """What is taken. The text tower stays that of the pretrained CLIP, from which it never differs."""
+_ADAPTER = "mask_adapter."
 
 
 def load_proposals(model: Segmenter, path: Path) -> None:
@@ -30,15 +31,20 @@ def load_proposals(model: Segmenter, path: Path) -> None:
     model.proposal_names = None if names is None else tuple(names)
 
 
-def load_adapter(model: Segmenter, path: Path) -> None:
-    """Fill the adapter of a model from the checkpoint of an earlier phase.
+def load_start(model: Segmenter, path: Path) -> None:
+    """Fill a model from the checkpoint that its training starts from.
 
-    Its void embedding stays behind: that of the proposing model belongs to the head.
+    Of a Mask-Adapter only the adapter is taken, from its earlier phase: the void embedding of the
+    proposing model belongs to the head. The teacher stays the pretrained CLIP where the file has
+    none.
 
     Raises:
-        CheckpointError: the file is damaged, or holds no such adapter.
+        CheckpointError: the file is damaged, or an entry is missing, left over or of another shape.
     """
-    _load_parts(model, path, ("mask_adapter.",), what="the adapter")
+    if any(name.startswith(_ADAPTER) for name in model.state_dict()):
+        _load_parts(model, path, (_ADAPTER,), what="the adapter")
+    else:
+        load_weights(model, path)
 
 
 def _load_parts(model: Segmenter, path: Path, parts: tuple[str, ...], *, what: str) -> None:
@@ -47,7 +53,7 @@ def _load_parts(model: Segmenter, path: Path, parts: tuple[str, ...], *, what: s
     if not wanted:
         raise CheckpointError(
             f"{path}: a {model.architecture['model']} model has no place for {what}; leave "
-            "train.proposals or train.start out, or choose the method they are for"
+            "train.proposals out, or choose the method they are for"
         )
     mine = tuple(part for part in parts if any(name.startswith(part) for name in wanted))
     state = {name: tensor for name, tensor in read_state(path).items() if name.startswith(mine)}

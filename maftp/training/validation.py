@@ -50,7 +50,7 @@ class Validation:
         self._split = load_split(
             benchmark,
             params=self._params,
-            catalog=load_catalog(params.data.catalog),
+            catalog=load_catalog(params.data.catalog, params.data.own),
             root=layout.datasets_root(params.data.root),
             training=list(model.training_names or ()),
         )

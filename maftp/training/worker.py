@@ -57,7 +57,7 @@ def prepare(
         embeddings: cached text embeddings of the training vocabulary.
         worker: which share of every batch is this worker's.
         proposals: weights of the frozen model that proposes masks, for methods that have one.
-        start: weights whose adapter training goes on from.
+        start: weights that training starts from; of a Mask-Adapter the adapter alone.
         student: EVA-CLIP's weights, where the student is one.
     """
     from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -69,10 +69,10 @@ def prepare(
     from maftp.data.semantic_crops import SemanticCrop, SemanticJitter
     from maftp.modeling.build import build_model
     from maftp.modeling.maskclippp_eva import load_student
-    from maftp.modeling.proposals import load_adapter, load_proposals
+    from maftp.modeling.proposals import load_proposals, load_start
     from maftp.modeling.text_classifier import TextEmbeddings
 
-    catalog = load_catalog(params.data.catalog)
+    catalog = load_catalog(params.data.catalog, params.data.own)
     register(catalog, layout.datasets_root(params.data.root))
     name = catalog.dataset(params.data.train).splits["train"].name
     names = MetadataCatalog.get(name).vocabulary
@@ -91,7 +91,7 @@ def prepare(
             "checkpoint of a MAFT+ or an FC-CLIP"
         )
     if start is not None:
-        load_adapter(model, start)
+        load_start(model, start)
     if student is not None:
         load_student(model, student)
     try:

@@ -82,3 +82,39 @@ def test_a_file_of_ones_own(finished, tmp_path, capsys):
     mine.write_bytes(b"something else")
     assert main(["download", "voc2012", "--from", str(mine), *params]) == 1
     assert "damaged, cut short or another" in capsys.readouterr().err
+
+
+def test_adding_your_own_says_what_is_next(tmp_path, monkeypatch, capsys):
+    """Two parts of a set, with nothing about it in the parameters yet."""
+    monkeypatch.chdir(tmp_path)
+    for folder, size in (("photos", (20, 16, 3)), ("masks", (20, 16))):
+        (tmp_path / folder).mkdir()
+        for number in range(3):
+            pixels = np.full(size, number % 2, np.uint8)
+            Image.fromarray(pixels).save(tmp_path / folder / f"{number}.png")
+    (tmp_path / "names.txt").write_text("sky\nroad, street\nlorry\n")
+    (tmp_path / "mine.yaml").write_text("data: {root: root, world: null, catalog: null}")
+    params = ["--params", str(ROOT / "params.yaml"), "mine.yaml"]
+    words = ["data", "add", "street", "--images", "photos", "--masks", "masks", "--jobs", "1"]
+    words += ["--names", "names.txt"]
+    assert main([*words, "--train", *params]) == 0
+    said = capsys.readouterr().out
+    assert "street, train: 3 images, 3 classes; 0.0 % of the pixels have none." in said
+    assert "Never seen: lorry." in said and "Look at results/previews/street_train.png" in said
+    assert "Entered in root/own.yaml." in said
+    assert "  data: {own: root/own.yaml, train: street}" in said
+    assert "snakemake --cores all --configfile mine.yaml" in said
+    sheet = np.asarray(Image.open("results/previews/street_train.png").convert("RGB"))
+    assert sheet.std() > 10
+    (tmp_path / "mine.yaml").write_text(
+        "data: {root: root, own: root/own.yaml, train: street, world: null, catalog: null}"
+    )
+    assert main([*words, "--val", *params]) == 0
+    said = capsys.readouterr().out
+    assert "  benchmarks: [street]\n" in said and "data: {" not in said
+    assert main([*words, "--val", *params]) == 1
+    assert main([*words, "--val", "--replace", *params]) == 0
+    assert main([*words, *params]) == 1 and main([*words, "--train", "--val", *params]) == 1
+    capsys.readouterr()
+    assert main(["data", "status", "street", *params]) == 0
+    assert "to be converted" in capsys.readouterr().out

@@ -35,6 +35,7 @@ VOCABULARIES = {
     "pascal_ctx_459": "0:invalid_class_id\n1:one\n2:two\n3:three\n4:four",
     "pascal_voc_21": "0:background,wall\n1:aeroplane\n2:bicycle\n3:bird",
     "cityscapes": "0:road,street\n1:sidewalk\n2:building",
+    "mapillary_vistas": "0:invalid_class_id\n1:bird,birds\n2:ground animal,dog",
 }
 ADE_TABLE = """
 import nothing_that_exists
@@ -178,6 +179,12 @@ def pascal_archives(rng):
         context[f"trainval/{stem}.mat"] = buffer.getvalue()
     listed = "VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt"
     voc2012[listed] = b"2008_000002\n2008_000001\n"
+    plain = {
+        f"SegmentationClassAug/{stem}.png": encoded(
+            np.array([0, 1, 2, 3, 255], np.uint8)[rng.integers(0, 5, (9, 11))], "PNG"
+        )
+        for stem in stems
+    }
     top, low = np.zeros((9, 11), bool), np.zeros((9, 11), bool)
     top[:6], low[4:] = True, True
     details = {
@@ -206,6 +213,8 @@ def pascal_archives(rng):
         "voc2010": tarred(voc2010),
         "pascal_context": tarred(context, "w:gz"),
         "pascal_in_detail": json.dumps(details, indent=1).encode(),
+        "voc2012_aug": zipped(plain),
+        "pascal_context_val_list": b"2008_000002\n2008_000001\n",
     }
 
 
@@ -218,9 +227,29 @@ def cityscapes_archives(rng):
             images[f"leftImg8bit/{path}_leftImg8bit.png"] = encoded(pixels, "PNG")
             ids = np.array([0, 4, 7, 8, 11], np.uint8)[rng.integers(0, 5, (8, 16))]
             labels[f"gtFine/{path}_gtFine_labelIds.png"] = encoded(ids, "PNG")
+            labels[f"gtFine/{path}_gtFine_instanceIds.png"] = encoded(ids.astype(np.uint16), "PNG")
             labels[f"gtFine/{path}_gtFine_color.png"] = encoded(pixels, "PNG")
             labels[f"gtFine/{path}_gtFine_polygons.json"] = b"{}"
     return {"cityscapes_images": zipped(images), "cityscapes_labels": zipped(labels)}
+
+
+def mapillary_archive(rng):
+    """Two panoptic images; their PNGs lie beside the JSON, as in the release."""
+    members, annotations = {}, []
+    for stem, category in (("zAb", 1), ("aBc", 2)):
+        folder = "validation"
+        members[f"{folder}/images/{stem}.jpg"] = photo(rng, 6, 9)
+        ids = np.zeros((6, 9), int)
+        ids[2:5, 1:7] = 8000
+        members[f"{folder}/panoptic/{stem}.png"] = segment_png(ids)
+        segment = {"id": 8000, "category_id": category, "iscrowd": 0, "area": 18}
+        annotations.append(
+            {"image_id": stem, "file_name": f"{stem}.png", "segments_info": [segment]}
+        )
+    categories = [{"id": 1, "name": "bird", "isthing": 1}, {"id": 2, "name": "dog", "isthing": 1}]
+    content = {"images": [], "annotations": annotations, "categories": categories}
+    members["validation/panoptic/panoptic_2018.json"] = json.dumps(content).encode()
+    return {"mapillary_vistas": zipped(members)}
 
 
 COUNTS = {
@@ -237,6 +266,10 @@ COUNTS = {
     "pascal_voc_20": {"val": 2},
     "pascal_voc_21": {"val": 2},
     "cityscapes": {"val": 3},
+    "cityscapes_panoptic": {"val": 3},
+    "mapillary_vistas": {"val": 2},
+    "pascal_ctx_59_labelmap": {"val": 2},
+    "pascal_voc_20_aug": {"val": 2},
 }
 CLASSES = {
     "coco_stuff": 3,
@@ -252,6 +285,10 @@ CLASSES = {
     "pascal_voc_20": 3,
     "pascal_voc_21": 4,
     "cityscapes": 3,
+    "cityscapes_panoptic": 3,
+    "mapillary_vistas": 2,
+    "pascal_ctx_59_labelmap": 3,
+    "pascal_voc_20_aug": 3,
 }
 
 
@@ -260,7 +297,7 @@ def write_world(served, seed=0):
     rng = np.random.default_rng(seed)
     served.mkdir(parents=True, exist_ok=True)
     contents = coco_archives(rng) | ade_archives(rng) | pascal_archives(rng)
-    contents |= cityscapes_archives(rng)
+    contents |= cityscapes_archives(rng) | mapillary_archive(rng)
     for stem, text in VOCABULARIES.items():
         contents[f"vocabulary_{stem}"] = text.encode()
     official = load_catalog()

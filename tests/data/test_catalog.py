@@ -174,3 +174,19 @@ def test_root(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", "elsewhere")
     assert datasets_root(None) == tmp_path / "elsewhere"
     assert datasets_root("/fixed") == datasets_root("/fixed/")
+
+
+def test_own_data_lie_over_all_other_catalogs(tmp_path, overlay):
+    own = tmp_path / "own.yaml"
+    own.write_text(yaml.safe_dump({"datasets": {"coco_stuff": {"title": "mine"}}}))
+    catalog = load_catalog(overlay, own)
+    assert catalog.datasets["coco_stuff"].title == "mine"
+    assert (
+        catalog.datasets["coco_stuff"].classes
+        == load_catalog(overlay).datasets["coco_stuff"].classes
+    )
+    with pytest.raises(DataError, match=r"none\.yaml.*run 'maftp data add' first"):
+        load_catalog(overlay, tmp_path / "none.yaml")
+    own.write_text(yaml.safe_dump({"benchmarks": {"x": {"dataset": "y", "split": "val"}}}))
+    with pytest.raises(DataError, match=r"own\.yaml: benchmarks\.x\.metric: field required"):
+        load_catalog(overlay, own)

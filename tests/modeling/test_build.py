@@ -3,8 +3,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from maftp.api import experiment_params
+from maftp.data.catalog import load_catalog
 from maftp.errors import ParamsError
 from maftp.modeling.build import build_model, check_training_width
 
@@ -87,3 +89,18 @@ def test_padding_counts_for_the_width(tiny_params):
 def test_the_baseline_s_ensemble_can_be_switched_off(build, ensemble, weights):
     model = build("fcclip", model={"ensemble": ensemble})
     assert (model.alpha, model.beta) == weights
+
+
+def test_own_panoptic_data_give_panoptic_output(tmp_path):
+    """What the training set is, its catalog entry says, wherever the entry stands."""
+    own = tmp_path / "own.yaml"
+    entry = load_catalog().dataset("coco_panoptic_val").model_dump(mode="json")
+    entry["splits"]["val"]["name"] = "own_street_val"
+    own.write_text(yaml.safe_dump({"datasets": {"street": entry}}))
+    (tmp_path / "mine.yaml").write_text(f"data: {{own: {own}, train: street, world: null}}")
+    params = experiment_params(tmp_path / "mine.yaml")
+    options = {"num_training_classes": 2, "load_clip": None, "teacher": False}
+    with torch.device("meta"):
+        assert build_model(params, **options).panoptic_on
+        own.unlink()  # the weights are used elsewhere
+        assert not build_model(params, **options).panoptic_on

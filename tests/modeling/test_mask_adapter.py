@@ -11,7 +11,7 @@ from maftp.modeling import mask_adapter
 from maftp.modeling.build import build_model
 from maftp.modeling.checkpoint import load_weights
 from maftp.modeling.mask_adapter import MaskAdapter, pool_with_maps
-from maftp.modeling.proposals import load_adapter, load_proposals
+from maftp.modeling.proposals import load_proposals, load_start
 from maftp.modeling.released_weights import convert_released
 from maftp.training.checkpoint import save_weights
 from maftp.training.optimizer import build_optimizer
@@ -126,7 +126,7 @@ def test_the_second_phase_starts_from_the_first_and_keeps_the_heads_void(build, 
     save_weights(tmp_path / "first.safetensors", first, {})
     second = prepared(build, variant)
     load_proposals(second, tmp_path / "proposing.safetensors")
-    load_adapter(second, tmp_path / "first.safetensors")
+    load_start(second, tmp_path / "first.safetensors")
     assert torch.equal(second.mask_adapter.final.weight, first.mask_adapter.final.weight)
     assert torch.equal(second.void_embedding.weight, proposing.void_embedding.weight)
     assert second.seen().tolist() == [True, False, False]
@@ -135,12 +135,27 @@ def test_the_second_phase_starts_from_the_first_and_keeps_the_heads_void(build, 
         assert all(torch.equal(t, own[n]) for n, t in second.cdt.state_dict().items())
 
 
-def test_another_method_has_no_adapter_to_go_on_with(build, tmp_path):
-    model = build("fcclip", teacher=False)
-    model.set_training_vocabulary(TRAIN)
-    save_weights(tmp_path / "x.safetensors", model, {})
-    with pytest.raises(CheckpointError, match="a fcclip model has no place for the adapter"):
-        load_adapter(model, tmp_path / "x.safetensors")
+def test_another_method_starts_from_the_whole_of_its_own_weights(build, tmp_path):
+    first = build("maftp")
+    first.set_training_vocabulary(["wall", "tree"])
+    with torch.no_grad():
+        for parameter in first.parameters():
+            parameter.add_(1.0)
+    save_weights(tmp_path / "first.safetensors", first, {})
+    second = build("maftp")
+    second.set_training_vocabulary(TRAIN)
+    teacher = {n: t.clone() for n, t in second.state_dict().items() if n.startswith("backbone_t.")}
+    load_start(second, tmp_path / "first.safetensors")
+    found, wanted = second.state_dict(), first.state_dict()
+    trained = [name for name in wanted if not name.startswith("backbone_t.")]
+    assert teacher and all(torch.equal(found[name], tensor) for name, tensor in teacher.items())
+    different = [name for name in trained if found[name].shape != wanted[name].shape]
+    assert different == ["criterion.empty_weight"]  # another number of classes
+    assert all(torch.equal(found[n], wanted[n]) for n in trained if n not in different)
+    assert second.training_names == tuple(TRAIN)
+    other = build("fcclip", teacher=False)
+    with pytest.raises(CheckpointError, match="trained with model 'maftp', the parameters"):
+        load_start(other, tmp_path / "first.safetensors")
 
 
 @pytest.mark.skipif(not KEYS.is_dir(), reason="lists of released entries are not here")

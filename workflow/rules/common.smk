@@ -12,7 +12,7 @@ from snakemake.settings.types import ExecMode
 from maftp.config import load_params
 from maftp.credentials import cleaned
 from maftp.data import inventory, layout
-from maftp.data.catalog import load_catalog
+from maftp.data.catalog import load_catalog, read_overlay
 from maftp.data.download import registration_message
 from maftp.data.removal import remove_archives
 from maftp.data.unpack import in_place
@@ -48,7 +48,7 @@ def read_params():
         overlay = params.data.catalog
         # The miniature world writes its overlay as the first job.
         drawn_later = params.data.world is not None and not Path(overlay).exists()
-        catalog = load_catalog(None if drawn_later else overlay)
+        catalog = load_catalog(None if drawn_later else overlay, params.data.own)
         grid = params.ablations
         for name in [*params.benchmarks, *((grid and grid.benchmarks) or [])]:
             catalog.benchmark(name)
@@ -83,6 +83,9 @@ def frozen_params():
             name="catalog",
         )
         values["data"]["catalog"] = str(catalog)
+    if PARAMS.data.own is not None:
+        own = freeze(read_overlay(Path(PARAMS.data.own)), Path("results"), name="own")
+        values["data"]["own"] = str(own)
     return freeze(values, Path("results"), name=f"params-{code}")
 
 
@@ -111,7 +114,8 @@ GRID_RESULTS = f"results/{GRID_FOLDER}/{EXPERIMENT}"
 RUN = "results/{home}/{variant}/seed{seed}"
 CLIP = "weights/clip/{clip}.safetensors"
 # Experiments on the official data share their embeddings; other data may mean other words.
-WORDS = EXPERIMENT if PARAMS.data.catalog else "official"
+WORDS = EXPERIMENT if PARAMS.data.catalog or PARAMS.data.own else "official"
+OWN = read_overlay(Path(PARAMS.data.own)) if PARAMS.data.own else {}
 TEXT = f"weights/text/{{clip}}-{{templates}}templates/{WORDS}"
 
 
@@ -320,10 +324,12 @@ def clip_weights(wildcards):
 def catalog_entry(section, name):
     """Return an entry of the catalog, so that a job reruns when it changes.
 
-    The miniature world draws its catalog itself; there the world's own parameters tell.
+    The miniature world draws its catalog itself; there the world's own parameters tell, but not of
+    your own data.
     """
     entry = getattr(CATALOG, section)[name]
-    return None if PARAMS.data.world else entry.model_dump(mode="json")
+    drawn = PARAMS.data.world and name not in (OWN.get(section) or {})
+    return None if drawn else entry.model_dump(mode="json")
 
 
 def benchmarks_of(variant):

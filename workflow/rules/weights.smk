@@ -1,4 +1,6 @@
 # CLIP, released weights, and the text embeddings of every vocabulary, which training never changes.
+# Experiments share these files. `variant` only says which one's CLIP it is: were it a parameter, the
+# next experiment, whose variants have other names, would make them anew, and train all anew after them.
 rule clip:
     input:
         lambda wildcards: clip_files(PARAMS.for_variant(CLIPS[wildcards.clip]).clip),
@@ -10,15 +12,15 @@ rule clip:
         "../../envs/environment.yaml"
     resources:
         **needs(PARAMS.resources.prepare),
-    params:
         variant=lambda wildcards: CLIPS[wildcards.clip],
+    params:
         clip=lambda wildcards: settings(
             ("clip.model", "clip.config", "clip.pretrained"), CLIPS[wildcards.clip]
         ),
     message:
         "Fetch CLIP {wildcards.clip}"
     shell:
-        "maftp clip --variant {params.variant:q} --out {output:q} --log {log:q}"
+        "maftp clip --variant {resources.variant:q} --out {output:q} --log {log:q}"
 
 
 rule released_weights:
@@ -32,8 +34,9 @@ rule released_weights:
         "weights/released/{released}.log",
     conda:
         "../../envs/environment.yaml"
-    params:
+    resources:
         variant=lambda wildcards: RELEASED[wildcards.released],
+    params:
         settings=lambda wildcards: settings(
             ("clip.model", "clip.config", "model"), RELEASED[wildcards.released]
         ),
@@ -41,7 +44,7 @@ rule released_weights:
     message:
         "Check and keep the released weights {wildcards.released}"
     shell:
-        "maftp released-weights {wildcards.released:q} --variant {params.variant:q}"
+        "maftp released-weights {wildcards.released:q} --variant {resources.variant:q}"
         " {params.clip:q} --out {output:q} --log {log:q}"
 
 
@@ -77,14 +80,14 @@ rule text_embeddings:
         "../../envs/environment.yaml"
     resources:
         **needs(PARAMS.resources.prepare),
+        variant=lambda wildcards: CLIPS[wildcards.clip],
     params:
         vocabulary=lambda wildcards: layout.vocabulary_path(ROOT, wildcards.stem),
-        variant=lambda wildcards: CLIPS[wildcards.clip],
         rows=lambda wildcards: ["--keep-row-zero"] if wildcards.rows else [],
         code=code_mark("modeling.text_classifier", "modeling.clip_backbone"),
     message:
         "Embed the class names of {wildcards.stem}"
     shell:
         "maftp embed --code {params.code:q} {params.vocabulary:q} {params.rows:q}"
-        " --variant {params.variant:q} --clip {input.clip:q}"
+        " --variant {resources.variant:q} --clip {input.clip:q}"
         " --templates {wildcards.templates:q} --out {output:q} --log {log:q}"

@@ -27,7 +27,7 @@ _REFUSED = 254
 EVALUATED_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 """Label ids of the classes, in the order of their training ids."""
 _LABEL_IDS = 34
-_IMAGE_END = "_leftImg8bit.png"
+IMAGE_END = "_leftImg8bit.png"
 _LABEL_END = "_gtFine_labelIds.png"
 
 
@@ -62,13 +62,13 @@ def convert_cityscapes(conversion: Conversion) -> Outcome:
 
 def _tasks(conversion: Conversion) -> list[Task]:
     image_dir, label_dir = conversion.raw("images"), conversion.raw("labels")
-    images, labels = _by_stem(image_dir, _IMAGE_END), _by_stem(label_dir, _LABEL_END)
+    images, labels = files_by_stem(image_dir, IMAGE_END), files_by_stem(label_dir, _LABEL_END)
     pair(images, labels, image_dir, label_dir)
     link_images(images, conversion.images)
     return make_tasks(conversion, labels)
 
 
-def _by_stem(folder: Path, end: str) -> dict[str, Path]:
+def files_by_stem(folder: Path, end: str) -> dict[str, Path]:
     """Return the files of all cities, by stem: city, sequence and frame."""
     found = {path.name.removesuffix(end): path for path in sorted(folder.glob(f"*/*{end}"))}
     if not found:

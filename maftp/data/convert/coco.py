@@ -169,7 +169,7 @@ def convert_panoptic(conversion: Conversion) -> Outcome:
     """
     found = read_panoptic_json(conversion.annotations)
     check_categories(found.categories, conversion.vocabulary, conversion.annotations)
-    stems = list_stems(conversion.images, ".jpg")
+    stems = list_stems(conversion.images, conversion.dataset.image_suffix)
     pair(stems, list_stems(conversion.panoptic, ".png"), conversion.images, conversion.panoptic)
     pair(stems, found.annotations, conversion.images, conversion.annotations)
     tasks = make_tasks(

@@ -32,6 +32,7 @@ from maftp.data.convert.driver import (
     semantic_outcome,
 )
 from maftp.data.convert.linking import link_images
+from maftp.data.convert.pascal_voc import listed_stems
 from maftp.errors import DataError
 
 _COMPRESSED, _TYPE_U16, _CLASS_U16 = 15, 4, 11  # of MATLAB's format
@@ -39,6 +40,7 @@ IGNORE_59 = 255
 IGNORE_459 = 65535
 _REFUSED_59 = 254
 _REFUSED_459 = 65534
+_LARGEST_459 = 459
 
 CONTEXT_59_IDS = (
     2, 9, 18, 19, 22, 23, 25, 31, 33, 34, 44, 45, 46, 59, 65, 68, 72, 80, 85, 98, 104, 105, 113,
@@ -172,6 +174,22 @@ def convert_459(conversion: Conversion) -> Outcome:
     return semantic_outcome(conversion, tasks, partial(_make_459, table=table), IGNORE_459)
 
 
+def convert_59_from_459(conversion: Conversion) -> Outcome:
+    """Write label maps of the 59 classes from the LabelMap files, without PASCAL in Detail.
+
+    The ids are the same, the pixels need not be: scores on these are not those of PC-59.
+
+    Raises:
+        DataError: a file is missing, damaged or not as described.
+    """
+    table = context_59_table(len(conversion.vocabulary))
+    every = np.full(_LARGEST_459 + 1, IGNORE_59, np.uint8)  # the other 400 classes
+    classes = list(CONTEXT_59_IDS[: len(conversion.vocabulary)])
+    every[classes] = table[classes]
+    tasks = finished_tasks(conversion) or _tasks_listed(conversion)
+    return semantic_outcome(conversion, tasks, partial(_make_59_from_459, table=every), IGNORE_59)
+
+
 def iterate_array(path: Path, key: str) -> Iterator[Any]:
     """Yield the elements of the top-level array `key` of a JSON object, one at a time.
 
@@ -262,6 +280,12 @@ def _tasks_459(conversion: Conversion) -> list[Task]:
     return _linked(conversion, {stem: folder / f"{stem}.mat" for stem in stems}, None)
 
 
+def _tasks_listed(conversion: Conversion) -> list[Task]:
+    folder = conversion.raw("labels")
+    stems = listed_stems(conversion.raw("list"))
+    return _linked(conversion, {stem: folder / f"{stem}.mat" for stem in stems}, None)
+
+
 def _stem(image: dict[str, Any], path: Path) -> str:
     return Path(_field(image, "file_name", path)).stem
 
@@ -280,6 +304,11 @@ def _make_59(task: Task, *, table: np.ndarray) -> Made:
     where = Path(f"{task.raw} ({task.stem})")
     canvas = paint_segments(height, width, records, where)
     return map_values(canvas, table, where, refused=_REFUSED_59), 0
+
+
+def _make_59_from_459(task: Task, *, table: np.ndarray) -> Made:
+    assert task.raw is not None
+    return map_values(read_label_map(task.raw), table, task.raw, refused=_REFUSED_59), 0
 
 
 def _make_459(task: Task, *, table: np.ndarray) -> Made:

@@ -20,7 +20,10 @@ from maftp.data.convert import (
     ade20k_full,
     ade20k_segments,
     cityscapes,
+    cityscapes_panoptic,
     coco,
+    coco_instances,
+    label_maps,
     pascal_context,
     pascal_voc,
 )
@@ -56,10 +59,16 @@ CONVERTERS: dict[str, Converter] = {
     "ade20k_instance": Converter(ade20k_segments.convert_instance, ("annotations",)),
     "ade20k_847": Converter(ade20k_full.convert_847, ("images", "labels")),
     "pascal_ctx_59": Converter(pascal_context.convert_59),
+    "pascal_ctx_59_from_459": Converter(pascal_context.convert_59_from_459),
     "pascal_ctx_459": Converter(pascal_context.convert_459),
     "pascal_voc_20": Converter(partial(pascal_voc.convert_voc, background=False)),
     "pascal_voc_21": Converter(partial(pascal_voc.convert_voc, background=True)),
     "cityscapes": Converter(cityscapes.convert_cityscapes),
+    "cityscapes_panoptic": Converter(
+        cityscapes_panoptic.convert_cityscapes_panoptic, ("panoptic", "annotations")
+    ),
+    "label_maps": Converter(label_maps.convert_label_maps),
+    "coco_instance": Converter(coco_instances.convert_instances, ("labels", "annotations")),
 }
 """Converters by the name that the catalog uses."""
 

@@ -11,7 +11,7 @@ from maftp.data.convert.ade20k import (
     scene_table,
     thing_ids,
 )
-from maftp.data.convert.ade20k_segments import count_segments
+from maftp.data.convert.panoptic import count_segments
 from maftp.errors import DataError
 
 HERE = Path("instances.png")

@@ -7,6 +7,7 @@ import scipy.io
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from maftp.data.catalog import load_catalog
 from maftp.data.convert.driver import map_values
 from maftp.data.convert.linking import link_images
 from maftp.data.convert.pascal_context import (
@@ -19,7 +20,11 @@ from maftp.data.convert.pascal_context import (
     read_label_map,
 )
 from maftp.data.convert.pascal_voc import listed_stems, voc_table
+from maftp.data.convert.run import convert
+from maftp.data.download import fetch
 from maftp.data.images import encode_tiff, read_label
+from maftp.data.layout import archives_dir
+from maftp.data.unpack import unpack_source
 from maftp.errors import DataError
 
 HERE = Path("here")
@@ -206,3 +211,25 @@ def test_other_types_are_left_to_scipy_and_refused(kind, tmp_path):
     assert _plain_label_map((tmp_path / "a.mat").read_bytes()) is None
     with pytest.raises(DataError, match="expected uint16"):
         read_label_map(tmp_path / "a.mat")
+
+
+def test_59_classes_out_of_the_459(overlay, tmp_path):
+    """The ids of the 59 are theirs among the 459; what else is annotated has no class."""
+    root, catalog = tmp_path / "root", load_catalog(overlay)
+    for source in catalog.dataset("pascal_ctx_59_labelmap").sources:
+        fetch(catalog.source(source), archives_dir(root))
+        unpack_source(source, catalog, root)
+    maps = root / "VOCdevkit/VOC2010/trainval"
+    raw = np.zeros((9, 11), np.uint16)
+    raw[:3], raw[3:5], raw[5:7], raw[7:] = 2, 18, 459, 1
+    scipy.io.savemat(maps / "2008_000001.mat", {"LabelMap": raw}, do_compression=True)
+    convert("pascal_ctx_59_labelmap", catalog, root, workers=1)
+    made = root / "VOCdevkit/VOC2010/annotations_detectron2_ovs/pc59_labelmap_val"
+    assert [path.stem for path in sorted(made.iterdir())] == ["2008_000001", "2008_000002"]
+    label = read_label(made / "2008_000001.png")
+    assert label[:, 0].tolist() == [0] * 3 + [2] * 2 + [255] * 4
+    raw[0] = 460
+    scipy.io.savemat(maps / "2008_000001.mat", {"LabelMap": raw}, do_compression=True)
+    (made / "2008_000001.png").unlink()
+    with pytest.raises(DataError, match=r"2008_000001\.mat: value 460 is not a class"):
+        convert("pascal_ctx_59_labelmap", catalog, root, workers=1)

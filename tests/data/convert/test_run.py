@@ -49,7 +49,8 @@ def read(path):
 
 def test_every_dataset_has_a_converter():
     catalog = load_catalog()
-    assert {dataset.converter for dataset in catalog.datasets.values()} == set(CONVERTERS)
+    own = {"label_maps", "coco_instance"}  # of what `maftp data add` enters
+    assert {dataset.converter for dataset in catalog.datasets.values()} == set(CONVERTERS) - own
 
 
 @pytest.mark.parametrize("dataset", DATASETS)

@@ -1,0 +1,1 @@
+"""Your own images and masks: checked, linked into the layout, entered in a catalog of their own."""

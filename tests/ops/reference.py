@@ -88,11 +88,11 @@ def expected(problem: Problem) -> tuple[Tensor, ...]:
 
 
 def assert_close(found: tuple[Tensor, ...], wanted: tuple[Tensor, ...], relative: float) -> None:
-    """Compare each tensor relative to its largest entry."""
+    """Compare each tensor relative to its largest entry; terms that cancel are of the size of one."""
     for name, ours, theirs in zip(NAMES[: len(found)], found, wanted, strict=True):
         assert ours.shape == theirs.shape, name
         if theirs.numel():
-            worst = (ours.double() - theirs).abs().max() / theirs.abs().max().clamp(min=1e-3)
+            worst = (ours.double() - theirs).abs().max() / theirs.abs().max().clamp(min=0.1)
             assert worst < relative, f"{name}: {worst:.1e}"
 
 

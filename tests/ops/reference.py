@@ -88,7 +88,7 @@ def expected(problem: Problem) -> tuple[Tensor, ...]:
 
 
 def assert_close(found: tuple[Tensor, ...], wanted: tuple[Tensor, ...], relative: float) -> None:
-    """Compare each tensor relative to its largest entry; terms that cancel are of the size of one."""
+    """Compare each tensor relative to its largest entry; what cancels rounds like a tenth."""
     for name, ours, theirs in zip(NAMES[: len(found)], found, wanted, strict=True):
         assert ours.shape == theirs.shape, name
         if theirs.numel():

@@ -149,8 +149,9 @@ def plot_calibration(runs: Runs, benchmark: str, path: Path) -> tuple[pd.DataFra
         rows_of = numbers[numbers.of == kind].groupby("run", sort=False)
         for index, (name, rows) in enumerate(rows_of):
             style = _line(index)
-            axes.plot(rows.confidence, rows.accuracy, label=name, **style | {"linewidth": 0.8})
-            area = 150 * rows["count"] / rows["count"].sum()
+            axes.plot(rows.confidence, rows.accuracy, **style | {"linewidth": 0.8, "marker": ""})
+            axes.plot([], [], label=name, **style)
+            area = 8 + 200 * rows["count"] / rows["count"].sum()
             axes.scatter(rows.confidence, rows.accuracy, area, style["color"], style["marker"])
         axes.set(xlim=(0, 100), ylim=(-2, 102), aspect="equal", xlabel="stated, percent")
     figure.axes[0].set(title="class of a true region", ylabel="right, percent")
@@ -171,7 +172,7 @@ def plot_words(runs: Runs, benchmark: str, path: Path) -> tuple[pd.DataFrame, st
     title, own = next(iter(found.items()))
     row, counted = numbers.iloc[0], numbers.iloc[0].counted
     sentence = (
-        f"Of the {counted} that {title} gets wrong on {benchmark} "
+        f"Of the {counted} that {title} gets wrong on {benchmark}, "
         f"{sum(row[list(WORDS)]):.0f} % are a matter of words (same meaning, more general, more "
         f"specific) and {row['same kind']:.0f} % stay within a kind"
         + _commonest(own["words"]["confusions"])
@@ -279,7 +280,8 @@ def _grouped(
 def _finish(figure: Figure, sentence: str, path: Path, *, legend_of: Axes | None = None) -> None:
     """Write the sentence above the plot, the legend below it, and the file."""
     letters = int(figure.get_figwidth() / _INCHES_PER_LETTER)
-    figure.suptitle(textwrap.fill(sentence, letters), x=0.01, ha="left", fontsize=10)
+    text = textwrap.fill(sentence.replace(" %", "\u00a0%"), letters)
+    figure.suptitle(text, x=0.01, ha="left", fontsize=10)
     handles, names = (legend_of or figure.axes[0]).get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
     save_figure(figure, path)

@@ -53,7 +53,7 @@ SENTENCES = {
     "calibration error 12.0); it states that 80 % of its proposals are objects, and 68 % are "
     "(error 12.0).",
     # 10 of 40 wrong ones are words, 10 are neighbours
-    "words": "Of the regions that maftp gets wrong on A-150 25 % are a matter of words (same "
+    "words": "Of the regions that maftp gets wrong on A-150, 25 % are a matter of words (same "
     "meaning, more general, more specific) and 25 % stay within a kind; the commonest error is "
     "sofa taken for couch (10 %).",
 }

@@ -14,7 +14,8 @@ import yaml
 from maftp.cli import main
 from maftp.config import load_params
 from maftp.data.catalog import load_catalog
-from maftp.data.fingerprint import expected_digests, picture_digests
+from maftp.data.fingerprint import _digest, drawn_picture, expected_digests, picture_digests
+from maftp.data.mapper import resize_image
 from maftp.doctor import describe, examine, picture_findings
 from maftp.ops.native import CACHE_VARIABLE
 
@@ -25,17 +26,20 @@ BASE = ROOT / "workflow/experiments/maftp_base_released.yaml"
 def test_what_is_here(tmp_path):
     found = describe(tmp_path)
     assert "torch 2." in found["versions"] and "mIoU (a)" in found["metrics"]
-    assert found["pictures"] == "7 of 7 are decoded and resized as by the pins"
+    assert found["pictures"] == "8 of 8 are decoded and resized as by the pins"
     assert "torch: ready" in found["operators"]
     assert "GB free" in found["disk"]
 
 
-def test_another_decoder_is_named_with_its_version():
+def test_an_old_pillow_is_named():
     here = picture_digests()
     assert picture_findings(here, expected_digests()) == []
-    (finding,) = picture_findings(here | {"decode JPEG 4:2:0": "0"}, expected_digests())
+    # as Pillow did it up to version 12: the horizontal pass first, whatever the shape
+    upright = drawn_picture(278, 100)
+    old = _digest(resize_image(resize_image(upright, 278, 80), 222, 80))
+    (finding,) = picture_findings(here | {"resize image, upright": old}, expected_digests())
     assert not finding.stops
-    assert "1 of 7" in finding.text and "decode JPEG 4:2:0" in finding.text
+    assert "1 of 8" in finding.text and "resize image, upright" in finding.text
     assert "with pillow " in finding.text and "make env" in finding.text
 
 

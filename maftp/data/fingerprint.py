@@ -33,6 +33,8 @@ def picture_digests() -> dict[str, str]:
     made |= {
         "resize image, smaller": resize_image(drawn, 48, 65),
         "resize image, larger": resize_image(drawn, 150, 203),
+        # Pillow 13 takes the two passes in another order where an image is far higher than wide
+        "resize image, upright": resize_image(drawn_picture(278, 100), 222, 80),
         "resize labels": resize_label(labels, 61, 80).numpy(),
         "change colours": change_colours(drawn, np.random.default_rng(4)),
     }

@@ -33,7 +33,7 @@ def differences(rows: Sequence[tuple[Run, Sequence[Evaluation]]]) -> list[str]:
 
 def letters(rows: pd.DataFrame) -> pd.Series:
     """Return a letter for each row's environment; empty where all are the same."""
-    texts = rows[COLUMN].fillna("")
+    texts = _texts(rows)
     known = list(dict.fromkeys(texts))
     if len(known) < 2:
         return texts.map(lambda text: "")
@@ -45,9 +45,14 @@ def explanation(rows: pd.DataFrame) -> list[str]:
     marks = letters(rows)
     if (marks == "").all():
         return []
-    texts = dict(zip(marks, rows[COLUMN].fillna(""), strict=True))
+    texts = dict(zip(marks, _texts(rows), strict=True))
     lines = [f"- {mark}: {text or 'not known'}" for mark, text in sorted(texts.items())]
     return [_NOTE, "\n".join(lines) + "\n"]
+
+
+def _texts(rows: pd.DataFrame) -> pd.Series:
+    """Return what rows say; nothing in tables that were made before there was a column."""
+    return rows.get(COLUMN, pd.Series("", index=rows.index, dtype=object)).fillna("")
 
 
 def _facts(run: Run, evaluations: Sequence[Evaluation]) -> dict[str, str]:

@@ -39,6 +39,8 @@ _NAMINGS = {
 _NEGLIGIBLE = 1.0
 """Points of mean confidence that no sentence makes anything of."""
 _INCHES_PER_LETTER = 0.083
+_LEGEND_MARK = 7
+"""Letters' room for a mark of the legend and the space around it."""
 
 Runs = Mapping[str, Run]
 """Diagnosed runs by the title they are shown under; the sentences are about the first."""
@@ -234,12 +236,18 @@ def _commonest(confusions: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _line(index: int) -> dict[str, Any]:
+    turn = index + index // len(COLOURS)  # another mark when colours come round again
     return {
         "color": COLOURS[index % len(COLOURS)],
-        "marker": MARKERS[index % len(MARKERS)],
-        "linestyle": DASHES[index % len(DASHES)],
+        "marker": MARKERS[turn % len(MARKERS)],
+        "linestyle": DASHES[turn % len(DASHES)],
         "markersize": 5,
     }
+
+
+def _fill(index: int) -> dict[str, Any]:
+    turn = index + index // len(FILLS)
+    return {"color": FILLS[index % len(FILLS)], "hatch": HATCHES[turn % len(HATCHES)]}
 
 
 def _stacked(axes: Axes, labels: Sequence[str], parts: Mapping[str, pd.Series]) -> None:
@@ -249,7 +257,7 @@ def _stacked(axes: Axes, labels: Sequence[str], parts: Mapping[str, pd.Series]) 
         width = values.clip(lower=0)
         axes.barh(
             range(len(labels)), width, left=left, label=name, edgecolor="black", height=0.72,
-            color=FILLS[index % len(FILLS)], hatch=HATCHES[index % len(HATCHES)],
+            **_fill(index),
         )  # fmt: skip
         for place, (start, value) in enumerate(zip(left, width, strict=True)):
             if value >= 5:
@@ -271,7 +279,7 @@ def _grouped(
         places = [p + width * (index - (len(rows) - 1) / 2) for p in range(len(columns))]
         axes.bar(
             places, row[list(columns)].astype(float), width, label=name, edgecolor="black",
-            color=FILLS[index % len(FILLS)], hatch=HATCHES[index % len(HATCHES)],
+            **_fill(index),
         )  # fmt: skip
     axes.set_xticks(range(len(columns)), [titles[name] for name in columns])
     axes.grid(axis="x", visible=False)
@@ -283,5 +291,8 @@ def _finish(figure: Figure, sentence: str, path: Path, *, legend_of: Axes | None
     text = textwrap.fill(sentence.replace(" %", "\u00a0%"), letters)
     figure.suptitle(text, x=0.01, ha="left", fontsize=10)
     handles, names = (legend_of or figure.axes[0]).get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
+    columns = max(1, letters // (max(map(len, names)) + _LEGEND_MARK))
+    figure.legend(
+        handles, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=8
+    )
     save_figure(figure, path)

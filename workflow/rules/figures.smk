@@ -44,7 +44,7 @@ if SEMANTIC and BASELINE:
     PLOTS["classes"] = ("Classes", SCORES)
 if WITH_ABLATIONS:
     PLOTS["ablations"] = ("Method", [])
-for FIGURE in ("gap", "recall", "naming", "calibration", "words") if SEMANTIC else ():
+for FIGURE in ("gap", "recall", "naming", "calibration", "words") if DIAGNOSES else ():
     PLOTS[FIGURE] = ("Diagnosis", DIAGNOSES)
 
 for FIGURE, (SECTION, MADE_FROM) in PLOTS.items():
@@ -70,7 +70,7 @@ for FIGURE, (SECTION, MADE_FROM) in PLOTS.items():
             figure=FIGURE,
             results=lambda wildcards, output: Path(output.picture).parents[1],
             variants=["--method", METHOD, "--baseline", BASELINE or METHOD],
-            benchmark=PICTURED or BENCHMARKS[0],
+            benchmark=PICTURED or (diagnosable(BENCHMARKS) or BENCHMARKS)[0],
             ablations=lambda wildcards, input: (
                 ["--ablations", input.ablations] if input.ablations else []
             ),

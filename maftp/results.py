@@ -11,6 +11,7 @@ evaluation/{benchmark}/     overlay pictures
 evaluation/{benchmark}.statistics/
                             counts per image and, of semantic benchmarks, confusions
 drift.json                  how far CLIP moved
+diagnosis/{benchmark}.json  where the model loses: masks, classes or void
 
 Nothing else reads these files. Tables, plots, DVC and MLflow get every score from here, in percent
 and as the evaluation measured it.
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 WEIGHTS, HISTORY, MANIFEST = "weights.safetensors", "history.csv", "manifest.json"
-VALIDATION, DRIFT = "validation", "drift.json"
+VALIDATION, DRIFT, DIAGNOSIS = "validation", "drift.json", "diagnosis"
 DIFFERENCES = "differences.csv"
 """Beside the table of an experiment: how its variants differ from the baseline."""
 IMAGES, CONFUSION = "images.csv", "confusion.csv"
@@ -234,6 +235,16 @@ class Run:
     def drift(self) -> dict[str, Any]:
         """Return what `maftp drift` measured."""
         return read_json(self.path / DRIFT, remedy="run `maftp drift`")
+
+    def diagnosis(self, benchmark: str) -> dict[str, Any]:
+        """Return what `maftp diagnose` measured on a benchmark."""
+        path = self.path / DIAGNOSIS / f"{benchmark}.json"
+        return read_json(path, remedy="run `maftp diagnose`")
+
+    @property
+    def diagnosed(self) -> list[str]:
+        """Return the benchmarks that it was diagnosed on, by name."""
+        return sorted(file.stem for file in self.path.glob(f"{DIAGNOSIS}/*.json"))
 
 
 def find_runs(results: Path, variants: Iterable[str], seeds: Sequence[int]) -> list[Run]:

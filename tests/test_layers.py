@@ -41,6 +41,7 @@ ALLOWED = {
     "modeling": BASE | {"ops", "losses", "data.catalog", "data.vocabulary"},
     "needs": {"config", "data.catalog", "errors"},
     "machine": BASE | {"data.catalog", "data.layout", "gpus"},
+    "doctor": BASE | {"machine", "gpus", "needs", "data", "ops", "tracking"},
     "miniworld": BASE | {"data"},
     "training": BASE | {"ops", "data", "losses", "modeling", "tracking", "evaluation"},
     "evaluation": BASE | {"ops", "data", "modeling", "tracking", "report.figures"},

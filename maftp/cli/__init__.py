@@ -16,6 +16,7 @@ from cyclopts import App, CycloptsError, Group, Parameter
 
 from maftp.cli import (
     data,
+    diagnose,
     doctor,
     figures,
     look,
@@ -42,7 +43,7 @@ COMMANDS = {
     "Your own pictures": (look.predict, look.demo, look.export),
     "The report": (
         *(tables.scores, tables.merge_tables, tables.ablations, figures.figure),
-        *(figures.curves, figures.drift, figures.gallery, figures.provenance),
+        *(figures.curves, figures.drift, diagnose.diagnose, figures.gallery, figures.provenance),
     ),
     "Building": (ops.ops, weights.miniature_clip),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -13,9 +14,14 @@ if TYPE_CHECKING:
 
     from maftp.config import Params
 
+logger = logging.getLogger("maftp")
+
 
 def figure(
-    kind: Literal["scores", "protocols", "cost", "classes", "confusion", "drift", "ablations"],
+    kind: Literal[
+        *("scores", "protocols", "cost", "classes", "confusion", "drift", "ablations"),
+        *("gap", "recall", "naming", "calibration", "words"),
+    ],
     results: Path,
     /,
     *,
@@ -32,7 +38,7 @@ def figure(
     Args:
         kind: what is plotted.
         results: results/EXPERIMENT.
-        benchmark: of confusion and drift.
+        benchmark: of confusion, drift and what diagnoses measured.
         method: variant.
         baseline: variant.
         ablations: table of ablations to plot.
@@ -73,6 +79,8 @@ def figure(
                 raise MaftpError("--ablations: name the table of ablations")
             table = read_ablations(ablations)
             plotted = plot_ablations(table[table.experiment == experiment.experiment], out)
+        case _:
+            plotted = _plot_diagnosis(kind, experiment, results, ablations, benchmark, out)
     write_csv(plotted, numbers)
 
 
@@ -91,6 +99,28 @@ def _plot_drift(
     # Variants that train nothing have no drift of their own.
     measured = {title: own for title, own in runs.items() if (own[0].path / DRIFT).exists()}
     return plot_drift(read_drift(measured or runs), out, benchmark=benchmark)
+
+
+def _plot_diagnosis(
+    kind: str, params: Params, results: Path, ablations: Path | None, benchmark: str, out: Path
+) -> pd.DataFrame:
+    """Plot one number of every diagnosed run; of several seeds the first is diagnosed."""
+    from maftp.report.diagnosis_plots import PLOTS
+    from maftp.results import find_runs
+
+    titles = {variant: (variant, params.seeds) for variant in params.variants}
+    if ablations is not None:
+        seeds = params.ablations.seeds or params.seeds
+        rows = [row for row in params.grid.rows if row.study == "parts"]
+        titles |= {f"{row.title} (ablation)": (row.run, seeds) for row in rows}
+    runs = {
+        title: find_runs(results, [run], seeds[:1])[0] for title, (run, seeds) in titles.items()
+    }
+    plotted, sentence = PLOTS[kind](
+        {t: run for t, run in runs.items() if run.diagnosed}, benchmark, out
+    )
+    logger.info("%s", sentence)
+    return plotted
 
 
 def curves(history: Path, /, *, title: str, out: NewFile) -> None:

@@ -23,6 +23,7 @@ from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 
 from maftp.config import Params
 from maftp.data.catalog import Catalog
+from maftp.data.fingerprint import picture_digests
 from maftp.data.layout import manifest_path
 from maftp.data.mapper import TestMapper
 from maftp.errors import DataError, MaftpError, ParamsError
@@ -289,5 +290,6 @@ def _provenance(
         **circumstances(),
         "device": str(device),
         "operators": {"ms_deform_attn": backends.describe(device.type)},
+        "pictures": picture_digests(),
         "versions": versions | {"opencv": cv2.__version__, "python": sys.version.split()[0]},
     }

@@ -33,7 +33,6 @@ from maftp.modeling.postprocessing import Frame, resize_maps
 from maftp.modeling.segmenter import (
     SIZE_DIVISIBILITY,
     BatchedInputs,
-    Result,
     Segmenter,
     Targets,
 )
@@ -186,10 +185,10 @@ class MaskCLIPpp(Segmenter):
         loss = balanced_mask_loss([image[0] for image in logits], labels, current_share(targets))
         return {"loss_ce": loss}
 
-    def infer(
+    def proposals(
         self, batched_inputs: BatchedInputs, images: ImageList, text: Tensor, rows: Tensor
-    ) -> list[Result]:
-        """See `Segmenter.infer`: each network resizes the normalised images for itself."""
+    ) -> tuple[BatchedInputs, ImageList, Tensor, Tensor]:
+        """See `Segmenter.proposals`: each network resizes the normalised images for itself."""
         proposing = _resized(images, self.proposal_short_side, SIZE_DIVISIBILITY)
         features = self.backbone(proposing.tensor)
         outputs = self.sem_seg_head(features, text, rows, auxiliary=False)
@@ -201,7 +200,7 @@ class MaskCLIPpp(Segmenter):
             {"height": size[0], "width": size[1], **item}
             for item, size in zip(batched_inputs, images.image_sizes, strict=True)
         ]
-        return self.results(sized, proposing, scores, masks)
+        return sized, proposing, scores, masks
 
     def name_masks(
         self, masks: Tensor, proposing: ImageList, student: ImageList, text: Tensor, rows: Tensor

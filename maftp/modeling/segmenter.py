@@ -164,8 +164,14 @@ class Segmenter(nn.Module):
         self, batched_inputs: BatchedInputs, images: ImageList, text: Tensor, rows: Tensor
     ) -> list[Result]:
         """Return the results of `forward` from normalised images."""
+        return self.results(*self.proposals(batched_inputs, images, text, rows))
+
+    def proposals(
+        self, batched_inputs: BatchedInputs, images: ImageList, text: Tensor, rows: Tensor
+    ) -> tuple[BatchedInputs, ImageList, Tensor, Tensor]:
+        """Return what `results` takes: items, the images that masks lie on, scores and masks."""
         scores, masks = self.scores(images.tensor, text, rows, self.seen())
-        return self.results(batched_inputs, images, scores, masks)
+        return batched_inputs, images, scores, masks
 
     def losses(
         self, images: Tensor, text: Tensor, rows: Tensor, targets: Targets

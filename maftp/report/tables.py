@@ -15,6 +15,7 @@ import pandas as pd
 
 from maftp.errors import MaftpError
 from maftp.files import atomic_path
+from maftp.report import environments
 from maftp.report.csv_file import write_csv
 from maftp.report.differences import MEAN, SEMANTIC, interval_text, read_differences
 from maftp.report.published import comparison, match_recipe
@@ -57,7 +58,14 @@ def experiment_table(
     Raises:
         MaftpError: a result is missing or damaged, or a folder has another name.
     """
-    return _ordered(pd.DataFrame([_row(Path(run), benchmarks) for run in run_dirs]))
+    runs = [Run(Path(folder)) for folder in run_dirs]
+    scored = [
+        run.evaluations if benchmarks is None else [run.evaluation(name) for name in benchmarks]
+        for run in runs
+    ]
+    pairs = list(zip(runs, scored, strict=True))
+    table = pd.DataFrame([_row(run, results) for run, results in pairs])
+    return _ordered(table.assign(**{environments.COLUMN: environments.differences(pairs)}))
 
 
 def write_table(
@@ -103,12 +111,8 @@ def merge_tables(csvs: Sequence[Path], out_csv: Path, out_markdown: Path) -> Non
     write_table(table, out_csv, out_markdown, differences=differences)
 
 
-def _row(folder: Path, benchmarks: Sequence[str] | None) -> dict[str, Any]:
-    run = Run(folder)
+def _row(run: Run, results: Sequence[Evaluation]) -> dict[str, Any]:
     row: dict[str, Any] = {"experiment": run.experiment, "variant": run.variant, "seed": run.seed}
-    results = run.evaluations
-    if benchmarks is not None:
-        results = [run.evaluation(benchmark) for benchmark in benchmarks]
     for result in results:
         row |= result.columns
     manifest = run.manifest if run.trained else {}
@@ -142,14 +146,16 @@ def _ordered(table: pd.DataFrame) -> pd.DataFrame:
     """Put the columns in their fixed order, add missing ones, give each its type."""
     fixed = [*KEYS, *SEMANTIC, *QUALITIES]
     union = [name + UNION for name in SEMANTIC]
-    known = {*fixed, *COSTS, *union, "protocol", *AMOUNT, *RECIPE}
+    last = ["protocol", *AMOUNT, *RECIPE, environments.COLUMN]
+    known = {*fixed, *COSTS, *union, *last}
     others = sorted((str(name) for name in table.columns if name not in known), key=_extra_order)
     extra = [column for column in others if not column.endswith(UNION)]
     union += [column for column in others if column.endswith(UNION)]
-    table = table.reindex(columns=[*fixed, *COSTS, *extra, *union, "protocol", *AMOUNT, *RECIPE])
+    table = table.reindex(columns=[*fixed, *COSTS, *extra, *union, *last])
     types: dict[str, Any] = {name: "float64" for name in table.columns if name not in KEYS}
     types |= {"seed": "int64", "trainable_parameters": "Int64", "protocol": "object"}
     types |= {name: "Int64" for name in AMOUNT} | {name: "object" for name in RECIPE}
+    types[environments.COLUMN] = "object"
     return table.assign(protocol=_PROTOCOL).astype(types)
 
 
@@ -169,6 +175,7 @@ def _markdown(table: pd.DataFrame, differences: pd.DataFrame | None) -> str:
         if len(other):
             parts.append(_NOT_COMPARABLE.format(deviations=other["deviations"].iloc[0]) + "\n")
         parts.append(_text(_summary(rows)) + "\n")
+        parts += environments.explanation(rows)
         if differences is not None:
             parts += _shown(differences[differences["experiment"] == experiment])
         union = {name + UNION: name + UNION for name in SEMANTIC}
@@ -228,6 +235,10 @@ def _summary(rows: pd.DataFrame) -> pd.DataFrame:
     ):
         values = [(group[column].astype(float) / unit).mean() for _, group in groups]
         summary[title] = ["" if pd.isna(value) else f"{value:.2f}" for value in values]
+    marks = environments.letters(rows)
+    summary[environments.COLUMN] = [
+        ", ".join(sorted(set(marks[group.index]) - {""})) for _, group in groups
+    ]
     return _filled(summary)
 
 

@@ -23,6 +23,7 @@ import torch
 from safetensors import SafetensorError
 
 from maftp.config import Params
+from maftp.data.fingerprint import picture_digests
 from maftp.errors import (
     CheckpointError,
     DataError,
@@ -122,7 +123,7 @@ def launch(
     _rehearse(job)
     device = "cuda" if params.execution.gpus_per_worker else "cpu"
     manifest = collect_manifest(params, variant=variant, seed=seed, inputs=digests, device=device)
-    manifest[RUN] = digest
+    manifest |= {RUN: digest, "pictures": picture_digests()}
     # What a killed workflow has started may still be at work here.
     lock = folder.path / ".train.lock"
     with locked(lock):

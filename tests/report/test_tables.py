@@ -19,7 +19,7 @@ COLUMNS = [
     *["PQ", "SQ", "RQ"],
     *["trainable_parameters", "training_seconds", "peak_host_memory_mb", "peak_gpu_memory_mb"],
     *["A-847 (a)", "A-150 (a)", "PC-459 (a)", "PC-59 (a)", "PAS-20 (a)", "protocol"],
-    *["steps", "images", "images_of_benchmarks", "recipe", "deviations", "released"],
+    *["steps", "images", "images_of_benchmarks", "recipe", "deviations", "released", "environment"],
 ]
 
 

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.slow
 SMOKE = "smoke.yaml"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FIGURES = {"scores", "protocols", "cost", "classes", "confusion", "drift", "ablations"}
+FIGURES |= {"gap", "recall", "naming", "calibration", "words"}
 
 
 @pytest.fixture(scope="module")

@@ -383,6 +383,24 @@ def entries_of(benchmarks):
     ]
 
 
+def diagnosable(benchmarks):
+    """Return those of some benchmarks that `maftp diagnose` knows the metric of."""
+    return [b for b in benchmarks if CATALOG.benchmarks[b].metric != "instance"]
+
+
+def is_control(variant):
+    """Tell whether a variant has shuffled names, in which nothing is to be diagnosed."""
+    return PARAMS.for_variant(variant).evaluate.shuffle_vocabulary
+
+
+def grid_run_of_each_method():
+    """Return a run of the grid for each method: the full model, and the last part of the others."""
+    rows = [row for row in PARAMS.grid.rows if row.study == "parts"]
+    found = {PARAMS.for_variant(row.run).model.name: row.run for row in rows}
+    full = PARAMS.grid.rows[0].run
+    return list((found | {PARAMS.for_variant(full).model.name: full}).values())
+
+
 def shown(path, section, figure, form):
     """Mark a file for a section of the report; the caption is named after the figure."""
     return report(

@@ -18,6 +18,20 @@ DRIFT_RUNS = (
 )
 SCORES = scores_of(RUNS, BENCHMARKS)
 COUNTS = f"{RESULTS}/{METHOD}/seed{PARAMS.seeds[0]}/evaluation/{PICTURED}.statistics"
+# A run of each method is diagnosed: the variants of the table, and one of the grid for each method.
+DIAGNOSES = [
+    f"{run}/diagnosis/{name}.json"
+    for run in folders(
+        [v for v in PARAMS.variants if not is_control(v)], PARAMS.seeds[:1]
+    )
+    for name in diagnosable(BENCHMARKS)
+]
+if WITH_ABLATIONS:
+    DIAGNOSES += [
+        f"{run}/diagnosis/{name}.json"
+        for run in folders(grid_run_of_each_method(), ABLATION_SEEDS[:1])
+        for name in diagnosable(ABLATION_BENCHMARKS)
+    ]
 MANIFESTS = [f"{run}/manifest.json" for run in TRAINED_RUNS]
 
 # Section and inputs of each plot.
@@ -30,6 +44,8 @@ if SEMANTIC and BASELINE:
     PLOTS["classes"] = ("Classes", SCORES)
 if WITH_ABLATIONS:
     PLOTS["ablations"] = ("Method", [])
+for FIGURE in ("gap", "recall", "naming", "calibration", "words") if DIAGNOSES else ():
+    PLOTS[FIGURE] = ("Diagnosis", DIAGNOSES)
 
 for FIGURE, (SECTION, MADE_FROM) in PLOTS.items():
 
@@ -38,7 +54,11 @@ for FIGURE, (SECTION, MADE_FROM) in PLOTS.items():
             f"figure_{FIGURE}"
         input:
             results=MADE_FROM,
-            ablations=ABLATION_TABLE if FIGURE in ("cost", "drift", "ablations") else [],
+            ablations=(
+                ABLATION_TABLE
+                if FIGURE in ("cost", "drift", "ablations") or SECTION == "Diagnosis"
+                else []
+            ),
         output:
             picture=shown(f"{RESULTS}/figures/{FIGURE}.png", SECTION, FIGURE, "plot"),
             numbers=shown(f"{RESULTS}/figures/{FIGURE}.csv", SECTION, FIGURE, "numbers"),
@@ -50,7 +70,7 @@ for FIGURE, (SECTION, MADE_FROM) in PLOTS.items():
             figure=FIGURE,
             results=lambda wildcards, output: Path(output.picture).parents[1],
             variants=["--method", METHOD, "--baseline", BASELINE or METHOD],
-            benchmark=PICTURED or BENCHMARKS[0],
+            benchmark=PICTURED or (diagnosable(BENCHMARKS) or BENCHMARKS)[0],
             ablations=lambda wildcards, input: (
                 ["--ablations", input.ablations] if input.ablations else []
             ),

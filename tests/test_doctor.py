@@ -58,7 +58,7 @@ def test_what_only_the_user_can_obtain(tmp_path):
     params = load_params(ROOT / "params.yaml", BASE)
     found = examine(params, load_catalog(), tmp_path, files=[BASE])
     (finding,) = [f for f in found if f.text.startswith("data: ")]
-    assert "registration only" in finding.text and "maftp download ade20k_full" in finding.text
+    assert "ask at https://" in finding.text and "maftp download ade20k_full" in finding.text
     (tmp_path / "archives").mkdir()
     (tmp_path / "archives" / load_catalog().source("ade20k_full").file).touch()
     assert not [f for f in examine(params, load_catalog(), tmp_path) if f.text.startswith("data")]

@@ -11,6 +11,7 @@ from maftp.cli.options import (
     ParamFiles,
     Several,
     catalog_and_root,
+    check_text,
     read_params,
 )
 
@@ -36,14 +37,10 @@ def diagnose(
         text: cached embeddings of the benchmarks' vocabularies, in the same order.
         out: folder to write BENCHMARK.json into.
     """
-    from maftp.errors import MaftpError
     from maftp.evaluation.diagnosis import diagnose
     from maftp.gpus import leased
 
-    if text and len(text) != len(benchmarks):
-        raise MaftpError(
-            f"--text: {len(text)} files for {len(benchmarks)} benchmarks; name one for each"
-        )
+    check_text(text, benchmarks)
     experiment = read_params(params)
     catalog, root = catalog_and_root(experiment)
     with leased(min(experiment.execution.gpus_per_worker, 1)):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
+from maftp.errors import DataError
 from maftp.files import check_output
 
 if TYPE_CHECKING:
@@ -59,3 +60,15 @@ def catalog_and_root(params: Params) -> tuple[Catalog, Path]:
     from maftp.data.layout import datasets_root
 
     return load_catalog(params.data.catalog, params.data.own), datasets_root(params.data.root)
+
+
+def check_text(text: Sequence[Path], benchmarks: Sequence[str]) -> None:
+    """Check that `--text` names a file for each benchmark, or none at all.
+
+    Raises:
+        DataError: it names more or fewer.
+    """
+    if text and len(text) != len(benchmarks):
+        raise DataError(
+            f"--text: {len(text)} files for {len(benchmarks)} benchmarks; name one for each"
+        )

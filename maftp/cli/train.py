@@ -13,9 +13,9 @@ from maftp.cli.options import (
     ParamFiles,
     Several,
     catalog_and_root,
+    check_text,
     read_params,
 )
-from maftp.errors import DataError
 
 
 def train(
@@ -90,10 +90,7 @@ def evaluate(
     from maftp.gpus import leased
     from maftp.modeling.build import load_model
 
-    if text and len(text) != len(benchmarks):
-        raise DataError(
-            f"--text: {len(text)} files for {len(benchmarks)} benchmarks; name one for each"
-        )
+    check_text(text, benchmarks)
     experiment = read_params(params)
     catalog, root = catalog_and_root(experiment)
     recipe = experiment.for_variant(variant)

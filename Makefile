@@ -3,6 +3,7 @@
 # make test    set up .venv when needed, run all tests
 # make rehearsal  the official experiments at real size on a loopback host (half an hour, 12 GB)
 # make lint    formatters and linters, as CI runs them
+# make env TORCH=cpu  PyTorch without CUDA, 4 GB less; TORCH=cuda takes the pinned one again
 # make clip    train the miniature CLIP anew (23 minutes on two busy cores)
 # make bench   time step, evaluation, operator, text, loading against the plain recipe (10 minutes)
 # make gpu     on a machine with a GPU: tests that need one, then the check (benchmarks/gpu)
@@ -71,4 +72,4 @@ env:
 	@[ -n "$(PYTHON)" ] || { echo "There is no Python 3.11, 3.12 or 3.13 with venv and pip here; install one" \
 	  "(uv python install 3.12, apt install python3.12-venv, brew install python@3.12)," \
 	  "or name it: make PYTHON=/path/to/python3.12"; exit 1; }
-	@$(PYTHON) envs/install.py
+	@$(PYTHON) envs/install.py$(TORCH:%= --torch %)

@@ -28,6 +28,9 @@ def test_it_cites_the_package():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     citation = read("CITATION.cff")
     assert (citation["title"], citation["version"]) == (project["name"], project["version"])
+    newest = re.search(r"^## (\S+) \((\S+)\)$", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert newest is not None
+    assert newest.groups() == (project["version"], str(citation["date-released"]))
     assert citation["license"] == project["license"]["text"]
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import sysconfig
 import venv
+from importlib import metadata
 from pathlib import Path
 
 import mlflow
@@ -45,6 +46,8 @@ print(json.dumps({
                   == maftp.segment(loaded, pixels, words).labels).all()),
 }))
 """
+
+MAIN = "import sys; from maftp.cli import main; sys.exit(main())"
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +117,40 @@ def test_models_pictures_and_experiments_need_no_checkout(python, weights, folde
     run(python.with_name("maftp"), "predict", picture, "--weights", weights, cwd=elsewhere)
     labels = Image.open(next((elsewhere / "predictions").glob("**/*labels*.png")))
     assert labels.size == Image.open(picture).size
+
+
+@pytest.fixture
+def alone(python, tmp_path) -> Path:
+    """An interpreter with the wheel and the libraries, but not those of any extra."""
+    requirements = metadata.requires("maftp")
+    extras = {re.match(r"[\w-]+", line)[0] for line in requirements if "extra ==" in line}
+    assert {"ray", "mlflow", "snakemake", "pandas", "nicegui", "onnx"} <= extras
+    venv.create(tmp_path / "alone", with_pip=False)
+    site = Path(sysconfig.get_path("purelib", vars={"base": str(tmp_path / "alone")}))
+    installed = Path(sysconfig.get_path("purelib", vars={"base": str(python.parents[1])}))
+    for entry in (*installed.glob("maftp*"), *Path(sysconfig.get_path("purelib")).iterdir()):
+        if entry.suffix != ".pth" and entry.name not in extras and not (site / entry.name).exists():
+            (site / entry.name).symlink_to(entry)
+    return tmp_path / "alone" / "bin" / "python"
+
+
+def test_the_library_alone_predicts_and_names_what_else_needs(alone, weights, folder, tmp_path):
+    picture = folder / "one.png"
+    run(alone, "-c", MAIN, "predict", picture, "--weights", weights, "--out", "seen", cwd=tmp_path)
+    assert list((tmp_path / "seen").glob("**/*labels*.png"))
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    for words, package, extra in (
+        (["convert", "coco_stuff"], "scipy", "pipeline"),
+        (["demo", "--weights", weights], "nicegui", "demo"),
+        (["export", "--format", "onnx", "--weights", weights], "onnxscript", "export"),
+    ):
+        command = [alone, "-c", MAIN, *words]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 1
+        assert done.stderr.strip().splitlines()[-1] == (
+            f"maftp {words[0]}: needs the package {package}, which is not installed;"
+            f" `pip install ./envs/detectron2 '.[{extra}]'` brings it"
+        )
 
 
 def test_in_the_image_the_code_is_that_of_the_volume(python, tmp_path):

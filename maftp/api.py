@@ -20,6 +20,7 @@ from torch import Tensor
 from maftp.config import Params, load_params, recorded_params
 from maftp.data.mapper import test_input
 from maftp.errors import CheckpointError, DataError, ParamsError
+from maftp.hub import SCHEME, fetch, read_folder
 from maftp.modeling import build
 from maftp.modeling.checkpoint_file import read_metadata
 from maftp.modeling.clip_backbone import PROJECT_ROOT
@@ -200,12 +201,13 @@ class Loaded:
 
 
 def load(
-    weights: Path | None, *, experiment: str | None = None, device: str | None = None
+    weights: Path | str | None, *, experiment: str | None = None, device: str | None = None
 ) -> Loaded:
     """Load a model; as `load_model`, but own weights say themselves what they are of.
 
     Args:
-        weights: a checkpoint; None takes the miniature world's when it is there, and says so.
+        weights: a checkpoint, or a model's folder or hub address as `load_model` takes them; None
+            takes the miniature world's when it is there, and says so.
         experiment: a name or parameter file, as `load_model` takes it; None finds out from the
             weights.
         device: torch device; None takes a GPU when there is one.
@@ -214,10 +216,14 @@ def load(
         CheckpointError: the weights are missing, damaged, or of another model.
         ParamsError: it cannot be found out which experiment the weights are of.
     """
-    path = _miniature() if weights is None else weights
-    if not path.is_file():
-        raise CheckpointError(f"--weights {path}: no such checkpoint file; mend the path")
-    params = _params_of(path) if experiment is None else experiment_params(experiment)
+    whole = None if weights is None else _whole_model(weights)
+    if whole is not None:
+        params, path = whole
+    else:
+        path = _miniature() if weights is None else Path(weights)
+        if not path.is_file():
+            raise CheckpointError(f"--weights {path}: no such checkpoint file; mend the path")
+        params = _params_of(path) if experiment is None else experiment_params(experiment)
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         return Loaded(build.load_model(params, path, chosen), params, path)
@@ -235,6 +241,8 @@ def load_model(
     Args:
         experiment: a parameter file, or a name: `miniature`, or one of workflow/experiments.
             `name:variant` chooses a variant; otherwise it is the first. Or parameters themselves.
+            Or a whole model without `weights`: a folder that `maftp export --hub` wrote, or such a
+            folder on the hub, hf://owner/name[@revision].
         weights: a released checkpoint (.pth) or an own one (.safetensors); both hold CLIP's
             weights. None takes the pretrained CLIP and a segmentation head at random.
         device: where to put it.
@@ -244,6 +252,10 @@ def load_model(
         CheckpointError: the weights are damaged or of another model.
         MaftpError: the pretrained CLIP is neither here nor can it be downloaded.
     """
+    if weights is None and not isinstance(experiment, Params):
+        whole = _whole_model(experiment)
+        if whole is not None:
+            return build.load_model(*whole, device)
     params = experiment if isinstance(experiment, Params) else experiment_params(experiment)
     return build.load_model(params, None if weights is None else Path(weights), device)
 
@@ -309,10 +321,26 @@ def _find_experiment(experiment: str) -> tuple[Path, str | None]:
         for path in (Path(candidate), EXPERIMENTS / f"{candidate}.yaml"):
             if candidate and path.is_file():
                 return path, chosen
-    known = ", ".join([DEFAULT_EXPERIMENT, *sorted(p.stem for p in EXPERIMENTS.glob("*.yaml"))])
+    known = ", ".join(_experiments())
     raise ParamsError(
         f"experiment {experiment!r} is neither a parameter file nor a known name; known: {known}"
     )
+
+
+def _experiments() -> list[str]:
+    """Name the experiments that come with the package."""
+    return [DEFAULT_EXPERIMENT, *sorted(path.stem for path in EXPERIMENTS.glob("*.yaml"))]
+
+
+def _whole_model(source: str | Path) -> tuple[Params, Path] | None:
+    """Return parameters and weights of a model's folder, here or on the hub; None for all else."""
+    if str(source).startswith(SCHEME):
+        folder = fetch(str(source))
+    elif Path(source).is_dir() and str(source) not in _experiments():
+        folder = Path(source)
+    else:
+        return None
+    return read_folder(folder, experiment_params(DEFAULT_EXPERIMENT))
 
 
 def _miniature() -> Path:

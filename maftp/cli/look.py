@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -12,6 +13,8 @@ from cyclopts import Parameter
 from maftp.cli.options import NewFile, NewFolder, Positive
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from maftp.api import Loaded
 
 logger = logging.getLogger("maftp")
@@ -23,12 +26,13 @@ class Model:
     """Which model.
 
     Attributes:
-        weights: released or own checkpoint; by default the miniature world's.
+        weights: released or own checkpoint, a folder that `maftp export --hub` wrote, or
+            hf://owner/name[@revision]; by default the miniature world's.
         experiment: recipe of released weights, such as maftp_base; own weights record it.
         device: cpu, cuda or cuda:1; by default a GPU if there is one.
     """
 
-    weights: Path | None = None
+    weights: str | None = None
     experiment: str | None = None
     device: str | None = None
 
@@ -96,6 +100,8 @@ def predict(
 def demo(
     *,
     model: Model = SHIPPED,
+    beside: str | None = None,
+    beside_experiment: str | None = None,
     short_side: Positive | None = None,
     host: str = "127.0.0.1",
     port: Positive = 8080,
@@ -104,17 +110,38 @@ def demo(
     """Serve a page on this machine: drop a picture, type words, see the segmentation.
 
     Args:
+        beside: checkpoint of a second model, shown beside the first.
+        beside_experiment: its recipe, as --experiment is the first one's.
         short_side: shorter side for the network, in pixels; by default the experiment's.
         host: address to listen on.
         port: port to listen on.
         no_browser: do not open a browser.
     """
-    from maftp.apps.demo import Engine, check_free, serve
+    from maftp.apps.demo import check_free, serve
+    from maftp.apps.demo_answer import Engine
 
     check_free(host, port)
-    engine = Engine(model.load(), short_side=short_side)
+    models = [model]
+    if beside is not None:
+        models.append(Model(beside, beside_experiment, model.device))
+    engines = [Engine(each.load(), short_side=short_side) for each in models]
     logger.info("the page is at http://%s:%d; Ctrl-C ends it", host, port)
-    serve(engine, host=host, port=port, show=not no_browser)
+    serve(engines, _word_lists(engines[0].loaded), host=host, port=port, show=not no_browser)
+
+
+def _word_lists(loaded: Loaded) -> dict[str, Sequence[str]]:
+    """Return the words of a model's training, and of the benchmarks whose lists are here."""
+    from maftp.data.catalog import load_catalog
+    from maftp.data.inventory import benchmark_words
+    from maftp.errors import DataError
+
+    data = loaded.params.data
+    try:
+        catalog = load_catalog(data.catalog, data.own)
+    except DataError:  # what was laid over the catalog at training is not on this machine
+        catalog = load_catalog()
+    training = {"training": loaded.training_names} if loaded.training_names else {}
+    return training | benchmark_words(catalog, Path(data.root))
 
 
 def export(
@@ -124,16 +151,30 @@ def export(
     size: tuple[Positive, Positive] | None = None,
     vocabulary: str | None = None,
     out: NewFile | None = None,
+    hub: NewFolder | None = None,
+    licence: str | None = None,
 ) -> None:
-    """Write the image path for other runtimes, text embeddings being an input.
+    """Write a model for other runtimes, or as a folder for the Hugging Face hub.
 
     Args:
-        format: what the other runtime reads.
+        format: what the other runtime reads; text embeddings are an input.
         size: height and width in pixels, multiples of 32; by default a square of the
             experiment's shorter side.
         vocabulary: words whose embeddings are written too; by default training's.
         out: file to write; by default model.onnx or model.pt2.
+        hub: folder to write instead, whole, with a model card, for the Hugging Face hub.
+        licence: with --hub, the hub's identifier of the licence you give the weights, such as mit.
     """
+    from maftp.errors import ParamsError
+
+    if hub is not None and (size or vocabulary or out):
+        raise ParamsError("--hub: writes the whole model; leave out --size, --vocabulary and --out")
+    if hub is None and licence is not None:
+        raise ParamsError("--licence: is written into the folder of --hub; name one")
+    if licence is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", licence):
+        raise ParamsError(f"--licence {licence!r}: is not an identifier of the hub, as mit is")
+    if hub is not None:
+        return _export_hub(model, hub, licence)
     from maftp.apps.export import LIMITS, SUFFIX, export_model
     from maftp.apps.words import read_words
     from maftp.files import check_output
@@ -151,3 +192,24 @@ def export(
         size=size or (side, side),
     )
     logger.info("%s: written and checked; limits: %s", out, LIMITS)
+    return None
+
+
+def _export_hub(model: Model, folder: Path, licence: str | None) -> None:
+    from maftp.hub import check_new, write_folder
+    from maftp.report.model_card import USE_FOLDER, licence_text, model_card, weights_subject
+
+    check_new(folder)
+    loaded = model.load()
+    about = weights_subject(loaded.weights, loaded.params, use=USE_FOLDER, licence=licence)
+    write_folder(
+        folder,
+        model=loaded.model,
+        params=loaded.params,
+        weights=loaded.weights,
+        card=model_card(about),
+        licence=licence_text(about) + "\n",
+    )
+    if about.terms is None:
+        logger.warning("%s: no licence was chosen; read LICENSE before you upload it", folder)
+    logger.info("%s: written; maftp.load_model(%r) loads it", folder, str(folder))

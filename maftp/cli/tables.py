@@ -1,4 +1,4 @@
-"""`maftp scores | table | show | merge-tables | ablations`: tables of results."""
+"""`maftp scores | table | show | merge-tables | ablations | zoo`: tables of results."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def table(
     baseline: str = "fcclip",
     params: ParamFiles = PARAMS,
 ) -> None:
-    """Gather the scores of an experiment's runs into a table.
+    """Gather the scores of an experiment's runs into a table; write the cards of trained weights.
 
     Args:
         runs: results/EXPERIMENT/VARIANT/seedN.
@@ -54,12 +54,15 @@ def table(
     """
     from maftp.report.csv_file import write_csv
     from maftp.report.differences import difference_table
+    from maftp.report.model_card import write_cards
     from maftp.report.tables import experiment_table, write_table
     from maftp.results import Run
 
     benchmarks = read_params(params).benchmarks
     table = experiment_table(runs, benchmarks=benchmarks)
-    compared = difference_table([Run(run) for run in runs], baseline, benchmarks)
+    found = [Run(run) for run in runs]
+    compared = difference_table(found, baseline, benchmarks)
+    write_cards(found)
     write_csv(compared, differences, decimals=3)
     write_table(table, out, markdown, differences=compared)
 
@@ -93,22 +96,38 @@ def merge_tables(tables: tuple[Path, ...], /, *, out: NewFile, markdown: NewFile
 def ablations(
     results: Path, /, *, out: NewFile, markdown: NewFile, params: ParamFiles = PARAMS
 ) -> None:
-    """Gather the scores of the ablation grid's runs.
+    """Gather the scores of the ablation grid's runs; write the cards of trained weights.
 
     Args:
         results: results/EXPERIMENT.
         out: .csv file to write.
         markdown: .md file for people.
     """
+    from maftp.grid import PREFIX
     from maftp.report.ablations import ablation_table, write_ablations
+    from maftp.report.model_card import write_cards
+    from maftp.results import find_runs
 
     experiment = read_params(params)
     grid = experiment.grid
+    seeds = experiment.ablations.seeds or experiment.seeds
     table = ablation_table(
         grid,
         results,
         experiment=experiment.experiment,
         benchmarks=experiment.ablations.benchmarks or experiment.benchmarks,
-        seeds=experiment.ablations.seeds or experiment.seeds,
+        seeds=seeds,
     )
+    write_cards(find_runs(results, [run for run in grid.runs if run.startswith(PREFIX)], seeds))
     write_ablations([table], out, markdown)
+
+
+def zoo() -> None:
+    """Print the page of all experiments, weights and scores, docs/zoo.md."""
+    from maftp.api import DEFAULT_EXPERIMENT, DEFAULT_PARAMS, EXPERIMENTS
+    from maftp.config import load_params
+    from maftp.report.zoo import zoo_page
+
+    found = {path.stem: load_params(DEFAULT_PARAMS, path) for path in EXPERIMENTS.glob("*.yaml")}
+    first = {DEFAULT_EXPERIMENT: load_params(DEFAULT_PARAMS)}
+    print(zoo_page(first | dict(sorted(found.items()))), end="")

@@ -100,6 +100,13 @@ def _mean(
     return 100 * ratio.sum(axis=1) / np.maximum(counted.sum(axis=1), 1)
 
 
+def score_interval(counts: Counts, *, draws: int = 1000) -> tuple[float, float]:
+    """Return the 95 % interval of one run's score, about the choice of images alone, in percent."""
+    weights = _draw(len(counts.images), draws, np.random.default_rng(_SEED))
+    low, high = np.percentile(score(counts, weights), [2.5, 97.5])
+    return float(low), float(high)
+
+
 @dataclass(frozen=True)
 class Difference:
     """A difference between two variants' scores and its 95 % interval, in points."""
@@ -166,7 +173,11 @@ def _drawn_scores(
     """Return both variants' scores by seed, (seeds, 1 + draws): of all images, then of draws."""
     flat = align([*first, *second])
     images = len(flat[0].images)
-    weights = rng.multinomial(images, np.full(images, 1 / images), size=draws).astype(float)
-    weights = np.concatenate([np.ones((1, images)), weights])
+    weights = np.concatenate([np.ones((1, images)), _draw(images, draws, rng)])
     scores = np.array([score(counts, weights) for counts in flat])
     return scores[: len(first)], scores[len(first) :]
+
+
+def _draw(images: int, draws: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Return how often each image counts in each draw, (draws, images)."""
+    return rng.multinomial(images, np.full(images, 1 / images), size=draws).astype(float)

@@ -26,11 +26,12 @@ def plot_scores(runs: Sequence[Run], benchmarks: Sequence[str], path: Path) -> p
     )
     shown = list(dict.fromkeys(numbers.benchmark))
     variants = list(dict.fromkeys(numbers.variant))
-    figure = new_figure(width=1.4 * len(shown) + 2.5, height=4.2)
+    step = min(0.16, 0.8 / len(variants))  # those of a benchmark keep clear of the next one's
+    figure = new_figure(width=max(1.4, 0.25 * len(variants)) * len(shown) + 2.5, height=4.2)
     axes = figure.axes[0]
     for index, variant in enumerate(variants):
         rows = numbers[numbers.variant == variant].set_index("benchmark").reindex(shown)
-        offset = 0.16 * (index - (len(variants) - 1) / 2)
+        offset = step * (index - (len(variants) - 1) / 2)
         axes.errorbar(
             [place + offset for place in range(len(shown))],
             rows["mean"],
@@ -75,7 +76,7 @@ def plot_protocols(runs: Sequence[Run], benchmarks: Sequence[str], path: Path) -
     )  # fmt: skip
     axes.plot(numbers.mIoU_b, places, "o", color="black", label="(b) classes in truth")
     axes.set_yticks(places, [f"{row.benchmark}  {row.variant}" for row in numbers.itertuples()])
-    axes.invert_yaxis()
+    axes.set_ylim(len(numbers) - 0.5, -0.5)
     axes.set(xlabel="mIoU, percent")
     axes.set_xlim(left=0)
     axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)

@@ -11,13 +11,16 @@ from maftp.files import atomic_path
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COLOURS = ("#000000", "#E69F00", "#0072B2", "#CC79A7", "#009E73", "#56B4E9")
+COLOURS = tuple("#000000 #E69F00 #0072B2 #CC79A7 #009E73 #56B4E9 #D55E00 #B0B0B0".split())
 """Okabe and Ito's, dark and light in turn; also told apart by people who see few colours."""
-MARKERS = ("o", "s", "^", "D", "v", "P")
-DASHES = ("-", "--", ":", "-.", (0, (1, 4)), (0, (5, 1, 1, 1)))
-FILLS = ("#FFFFFF", "#F7D08A", "#9CCBE8", "#EBCBDE", "#A9DCCB", "#D9D9D9")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+DASHES = (
+    *("-", "--", ":", "-."),
+    *((0, (1, 4)), (0, (5, 1, 1, 1)), (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1))),
+)
+FILLS = tuple("#FFFFFF #F7D08A #9CCBE8 #EBCBDE #A9DCCB #D9D9D9 #F3C9B0 #F5EFB0".split())
 """Light ones for bars, whose hatches tell them apart."""
-HATCHES = ("", "////", "....", "xxxx", "----", "\\\\\\\\")
+HATCHES = ("", "////", "....", "xxxx", "----", "\\\\\\\\", "oo", "++++")
 
 
 def new_figure(*, width: float, height: float, rows: int = 1, columns: int = 1) -> Figure:

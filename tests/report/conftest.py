@@ -8,6 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from maftp.api import DEFAULT_PARAMS
+from maftp.config import load_params
+
+PARAMS = load_params(DEFAULT_PARAMS)
 CLASSES = ["sky,heaven", "grass", "cat", "red car,car"]
 SEEN = [True, True, False, False]
 BENCHMARKS = ["A-150", "PC-59", "ADE-panoptic"]
@@ -26,7 +30,8 @@ def write_run(results: Path, variant: str, seed: int, quality: float) -> None:
             "commit": "c0ffee", "dirty": False, "params_digest": variant, "device": "cpu",
             "platform": "Linux", "inputs": {"clip": "12ab"}, "packages": {"torch": "2"},
             "training_seconds": 60.0 * (seed + 1), "trainable_parameters": 2_000_000,
-            "peak_host_memory_mb": 900,
+            "peak_host_memory_mb": 900, "command": ["maftp", "train"], "seed": seed,
+            "params": PARAMS.for_variant(variant).model_dump(mode="json"),
         }  # fmt: skip
         (run / "manifest.json").write_text(json.dumps(manifest))
         rows = [f"{step},{9 / step},{3 / step},{1 / step}" for step in range(1, 30)]

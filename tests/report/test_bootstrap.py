@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 
 from maftp.errors import MaftpError
-from maftp.report.bootstrap import Counts, align, counts_of, difference, score, seed_interval
+from maftp.report.bootstrap import (
+    Counts,
+    align,
+    counts_of,
+    difference,
+    score,
+    score_interval,
+    seed_interval,
+)
 
 
 def semantic(correct, truth, predicted, images=None, classes=None) -> Counts:
@@ -34,6 +42,16 @@ def test_panoptic_quality_of_sums():
     counts = Counts(("a", "b"), (0, 1), {k: np.array(v, float) for k, v in columns.items()})
     # class 0: 1.4 / (2 + 1/2) = 0.56; class 1: 0 / (1/2 + 1/2) = 0
     assert score(counts, np.ones((1, 2))) == pytest.approx([28])
+
+
+def test_a_score_s_interval_is_about_the_images():
+    same = semantic([[3]] * 20, [[4]] * 20, [[4]] * 20)  # IoU 3 / 5 whatever is drawn
+    assert score_interval(same) == pytest.approx((60, 60))
+    # half of 20 images right: the share drawn has a standard deviation of 11 points
+    half = semantic([[0]] * 10 + [[1]] * 10, [[1]] * 20, [[0]] * 10 + [[1]] * 10)
+    low, high = score_interval(half)
+    assert low == pytest.approx(50 - 1.96 * 11.2, abs=6)
+    assert high == pytest.approx(50 + 1.96 * 11.2, abs=6)
 
 
 def test_alignment_gives_equal_classes_and_images():

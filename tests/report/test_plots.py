@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from maftp.errors import MaftpError
+from maftp.report import style
 from maftp.report.ablations import ablation_table
 from maftp.report.class_plots import plot_classes, plot_confusion
 from maftp.report.method_plots import plot_ablations, plot_drift, read_drift
@@ -131,3 +132,9 @@ def test_provenance_names_shared_facts_once(runs):
 def test_a_missing_result_is_named(results, path):
     with pytest.raises(MaftpError, match=r"nothing/seed0/evaluation/A-150\.json"):
         plot_scores(find_runs(results, ["nothing"], [0]), BENCHMARKS, path)
+
+
+def test_eight_variants_are_told_apart():
+    """As many as benchmarks/miniature_family.yaml has."""
+    for looks in (style.COLOURS, style.MARKERS, style.DASHES, style.FILLS, style.HATCHES):
+        assert len(set(looks)) == len(looks) == 8

@@ -69,6 +69,8 @@ def test_the_table_of_ablations_has_a_line_per_cell(reported, grid):
     cells = reported.path / "results/ablations/smoke"
     assert (cells / "ablation-frozen/seed0/train.log").exists()
     assert not (cells / "ablation-ensemble-head/seed0/train.log").exists()
+    cards = {card.parents[1].name for card in cells.glob("*/seed0/README.md")}
+    assert cards == {log.parents[1].name for log in cells.glob("*/seed0/train.log")}
     text = reported.read("results/ablations.md")
     assert "train.rc_weight" in text and "Not comparable" in text
 

@@ -2,6 +2,14 @@
 RUNS = folders(PARAMS.variants, PARAMS.seeds)
 TRAINED_RUNS = folders(TRAINED, PARAMS.seeds)
 GRID_RUNS = folders(ABLATION_RUNS, ABLATION_SEEDS)
+TRAINED_IN_GRID = folders(
+    [
+        run
+        for run in ABLATION_RUNS
+        if run not in PARAMS.variants and PARAMS.for_variant(run).weights is None
+    ],
+    ABLATION_SEEDS,
+)
 
 
 rule scores:
@@ -36,6 +44,7 @@ rule experiment_table:
         csv=shown(f"{RESULTS}/table.csv", "Scores", "table", "numbers"),
         markdown=f"{RESULTS}/table.md",
         differences=f"{RESULTS}/differences.csv",
+        cards=[f"{run}/README.md" for run in TRAINED_RUNS],
     log:
         table=f"{RESULTS}/table.log",
         mlflow=f"{RESULTS}/mlflow.log",
@@ -45,7 +54,7 @@ rule experiment_table:
         **needs(PARAMS.resources.prepare),
     params:
         runs=RUNS,
-        code=code_mark("report.tables", "report.differences"),
+        code=code_mark("report.tables", "report.differences", "report.model_card"),
     message:
         "Table of {EXPERIMENT}"
     shell:
@@ -82,6 +91,7 @@ rule experiment_ablations:
     output:
         csv=shown(f"{GRID_RESULTS}/table.csv", "Method", "ablation_table", "numbers"),
         markdown=f"{GRID_RESULTS}/table.md",
+        cards=[f"{run}/README.md" for run in TRAINED_IN_GRID],
     log:
         f"{GRID_RESULTS}/table.log",
     conda:
@@ -89,7 +99,7 @@ rule experiment_ablations:
     params:
         results=RESULTS,
         grid=lambda wildcards: PARAMS.model_dump(mode="json")["ablations"],
-        code=code_mark("report.ablations"),
+        code=code_mark("report.ablations", "report.model_card"),
     message:
         "Ablations of {EXPERIMENT}"
     shell:

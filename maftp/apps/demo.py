@@ -1,31 +1,26 @@
-"""The page itself, made with NiceGUI: picture, words, button, overlay and a table of regions.
+"""The page itself, made with NiceGUI: a picture, words, and what one or two models find.
 
 NiceGUI serves its scripts, styles and fonts from its own package, so that the page needs no
-network. One model serves all visitors, one picture at a time.
+network. The models serve all visitors, one picture at a time.
 """
 
 from __future__ import annotations
 
-import base64
 import io
 import socket
-import tempfile
-import threading
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from nicegui import app, events, run, ui
 from numpy.typing import NDArray
 from PIL import Image
-from starlette.datastructures import Headers
-from starlette.exceptions import HTTPException
-from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from maftp.api import Loaded, Segmentation
-from maftp.apps.pictures import decode_picture
-from maftp.apps.predict import draw_overlay
+from maftp.apps.demo_answer import Engine, zip_answers
+from maftp.apps.demo_panel import Panel, data_url
+from maftp.apps.demo_upload import MAX_BYTES, TOO_LARGE, UploadLimit, decode_upload
+from maftp.apps.pictures import Picture
 from maftp.apps.words import parse_words
 from maftp.errors import DataError, MaftpError
 from maftp.miniworld.label_spaces import ade20k_150
@@ -33,125 +28,201 @@ from maftp.miniworld.scenes import Style
 from maftp.miniworld.splits import Split, draw_split
 
 _EXAMPLES = 3
-_SHOWN_SIDE = 2048
-_COLUMNS = [
-    {"name": key, "label": label, "field": key, "align": align}
-    for key, label, align in (
-        ("class", "class", "left"),
-        ("share", "share of the picture", "right"),
-        ("score", "score", "right"),
-    )
-]
+_OPACITY = 0.6
+_RECONNECT_SECONDS = 120.0
+_STYLE = f"""
+:root {{ --overlay: {_OPACITY}; }}
+body {{ background: #f6f7f9; }}
+.nicegui-content {{ padding: 0; }}
+.overlay {{ position: absolute; inset: 0; width: 100%; height: 100%; pointer-events: none;
+  opacity: var(--overlay); }}
+.swatch {{ display: inline-block; width: .8em; height: .8em; border-radius: 2px;
+  margin-right: .5em; }}
+.q-uploader {{ border-style: dashed; }}
+.q-uploader__header {{ flex: 1; display: flex; align-items: center; }}
+.q-uploader__header-content {{ width: 100%; }}
+.q-uploader__list, .q-uploader__subtitle {{ display: none; }}
+.q-table td {{ white-space: normal; overflow-wrap: anywhere; }}
+"""
+_TO_RESULTS = """
+const results = getHtmlElement({id});
+if (results.getBoundingClientRect().top > 0.7 * innerHeight)
+  results.scrollIntoView({{behavior: "smooth"}});
+"""
 
 
-class Engine:
-    """The model behind the page; safe to call from several threads."""
-
-    def __init__(self, loaded: Loaded, *, short_side: int | None = None) -> None:
-        """Keep a model; `short_side` as in `Predictor`."""
-        self.loaded = loaded
-        self._short_side = short_side
-        self._lock = threading.Lock()
-
-    def __call__(
-        self, pixels: NDArray[np.uint8], words: str, *, panoptic: bool
-    ) -> tuple[str, Segmentation]:
-        """Segment an image; return the overlay as a data URL, and what was found.
-
-        Raises:
-            DataError: the words are not vocabulary.
-        """
-        names = parse_words(words, where="words")
-        with self._lock:
-            found = self.loaded.predictor(names, panoptic=panoptic, short_side=self._short_side)(
-                pixels
-            )
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "overlay.png"
-            draw_overlay(path, pixels, found, names)
-            return _data_url(path.read_bytes()), found
-
-
-@dataclass
-class _Visit:
+class Page:
     """What one visitor has chosen, and the parts of the page that answer."""
 
-    engine: Engine
-    pixels: NDArray[np.uint8] | None = None
-    parts: dict[str, ui.element] = field(default_factory=dict)
+    def __init__(
+        self,
+        engines: Sequence[Engine],
+        examples: Sequence[Example],
+        lists: Mapping[str, Sequence[str]],
+    ) -> None:
+        """Build it; `lists` are words to choose, by their names."""
+        self._picture: Picture | None = None
+        self._lists = lists
+        ui.add_css(_STYLE)
+        ui.colors(primary="#0b5fa5")  # the usual blue is too light for white letters
+        width, columns = ("6xl", "lg:grid-cols-2") if len(engines) > 1 else ("4xl", "")
+        with ui.column().classes(f"w-full max-w-{width} mx-auto p-3 sm:p-6 gap-4"):
+            ui.label("Segment a picture with your own words").classes("text-2xl font-medium")
+            with ui.card().classes("w-full gap-4 p-3 sm:p-4").props("flat bordered"):
+                self._build_pictures(examples)
+                self._build_words()
+                self._build_actions()
+            with ui.element("div").classes(
+                f"grid grid-cols-1 {columns} w-full gap-4"
+            ) as self._grid:
+                self._panels = [Panel(engine, self._point) for engine in engines]
+        self._grid.set_visibility(False)
 
-    async def upload(self, event: events.UploadEventArguments) -> None:
+    def _build_pictures(self, examples: Sequence[Example]) -> None:
+        with ui.row().classes("w-full gap-4 items-stretch"):
+            self._upload = ui.upload(
+                label="Drop a picture, or click +",
+                auto_upload=True,
+                max_file_size=MAX_BYTES,
+                on_upload=self._take,
+                on_rejected=lambda: self._say(TOO_LARGE),
+            )
+            self._upload.props(
+                "accept=image/* flat bordered color=white text-color=primary"
+            ).classes("w-full sm:w-64")
+            for number, example in enumerate(examples, start=1):
+                button = ui.image(Image.fromarray(example.pixels))
+                button.classes("flex-1 sm:flex-none sm:w-32 rounded cursor-pointer")
+                button.props(f'alt="example {number}" role=button tabindex=0')
+                for event in ("click", "keydown.enter"):
+                    button.on(event, lambda e=example, n=number: self._choose_example(e, n))
+
+    def _build_words(self) -> None:
+        with ui.row().classes("w-full gap-4 items-start"):
+            self._words = ui.textarea("Classes", value="sky; building, edifice; red car")
+            self._words.props('autogrow input-style="max-height: 8rem"').classes("w-full sm:flex-1")
+            self._words.props('hint="Semicolons between classes, commas between synonyms"')
+            self._words.on("keydown.enter.prevent", self._segment)
+            if self._lists:
+                options = {name: f"{name} ({len(w)} classes)" for name, w in self._lists.items()}
+                ui.select(options, label="Words from a list", on_change=self._fill).classes(
+                    "w-full sm:w-56"
+                )
+
+    def _build_actions(self) -> None:
+        with ui.row().classes("w-full items-center gap-4"):
+            self._button = ui.button("Segment", on_click=self._segment)
+            self._panoptic = ui.checkbox("separate segments")
+            with ui.row().classes("items-center gap-3 no-wrap w-full sm:w-64"):
+                ui.label("Opacity").classes("text-sm")
+                slider = ui.slider(min=0, max=1, step=0.05, value=_OPACITY)
+                slider.props('aria-label="opacity"').on(
+                    "update:model-value",
+                    js_handler="v => document.documentElement.style.setProperty('--overlay', v)",
+                )
+            self._download = ui.button("Download masks", icon="download", on_click=self._send)
+            self._download.props("outline").set_enabled(False)
+        self._message = ui.label().classes("text-red-800").props('role="alert"')
+        self._message.set_visibility(False)
+
+    async def _take(self, event: events.UploadEventArguments) -> None:
         """Take the dropped file."""
         try:
             if event.file.size() > MAX_BYTES:  # again, as nothing may be decoded that is larger
                 raise DataError(f"{event.file.name}: {TOO_LARGE}")
             data = await event.file.read()
-            self.choose(await run.io_bound(_decode, data, event.file.name))
+            self._choose(await run.io_bound(decode_upload, data, event.file.name))
         except MaftpError as error:
             self._say(str(error))
-        self.parts["upload"].reset()
+        self._upload.reset()
 
-    def reject(self) -> None:
-        """Answer a file that the browser does not even send."""
-        self._say(TOO_LARGE)
+    def _choose_example(self, example: Example, number: int) -> None:
+        self._words.value = example.words
+        self._choose(Picture(f"example{number}", Path(f"example {number}"), example.pixels))
 
-    def choose(self, pixels: NDArray[np.uint8], words: str | None = None) -> None:
-        """Show a picture, and words that fit it."""
-        self.pixels = pixels
-        if words is not None:
-            self.parts["words"].value = words
-        self.parts["picture"].set_source(Image.fromarray(pixels))
-        self.parts["picture"].set_visibility(True)
-        self.parts["overlay"].set_visibility(False)
-        self.parts["table"].set_visibility(False)
+    def _choose(self, picture: Picture) -> None:
+        self._picture = picture
+        buffer = io.BytesIO()
+        Image.fromarray(picture.pixels).save(buffer, format="JPEG", quality=92)
+        for panel in self._panels:
+            panel.show_picture(data_url(buffer.getvalue(), "jpeg"))
+        self._grid.set_visibility(True)
+        self._download.set_enabled(False)
         self._say("")
 
-    async def segment(self) -> None:
+    def _fill(self, event: events.ValueChangeEventArguments) -> None:
+        self._words.value = "; ".join(self._lists[event.value])
+        self._say("")
+
+    def _names(self) -> Sequence[str]:
+        """Return the words; a benchmark's list as it is, although it may hold a word twice."""
+        text = self._words.value or ""
+        known = {"; ".join(names): names for names in self._lists.values()}
+        return known.get(text) or parse_words(text, where="words")
+
+    async def _segment(self) -> None:
         """Answer the button."""
-        if self.pixels is None:
+        picture = self._picture
+        if picture is None:
             self._say("drop a picture first, or choose an example")
             return
-        self.parts["button"].disable()
-        self.parts["spinner"].set_visibility(True)
+        self._button.props("loading").disable()
         try:
-            overlay, found = await run.io_bound(
-                self.engine,
-                self.pixels,
-                self.parts["words"].value or "",
-                panoptic=self.parts["panoptic"].value,
-            )
-            self._show(overlay, found)
+            names = self._names()
+            for panel in self._panels:
+                panel.clear("Segmenting …")
+            for panel in self._panels:
+                answer = await run.io_bound(
+                    panel.engine, picture, names, panoptic=self._panoptic.value
+                )
+                if self._picture is picture:  # no other was chosen meanwhile
+                    panel.show(answer)
+            self._say("")
+            ui.run_javascript(_TO_RESULTS.format(id=self._grid.id))  # on a phone they are below
         except MaftpError as error:
             self._say(str(error))
         finally:
-            self.parts["spinner"].set_visibility(False)
-            self.parts["button"].enable()
+            self._button.props(remove="loading").enable()
+            self._download.set_enabled(all(panel.answer for panel in self._panels))
 
-    def _show(self, overlay: str, found: Segmentation) -> None:
-        self.parts["overlay"].set_source(overlay)
-        self.parts["overlay"].set_visibility(True)
-        self.parts["picture"].set_visibility(False)
-        self.parts["table"].rows = [
-            {
-                "id": number,
-                "class": region.name,
-                "share": f"{region.area / found.labels.size:.1%}",
-                "score": f"{region.score:.2f}",
-            }
-            for number, region in enumerate(found.regions)
-        ]
-        self.parts["table"].set_visibility(True)
-        self._say("")
+    def _point(self, event: events.GenericEventArguments) -> None:
+        """Answer the pointer in all panels: they show the same picture."""
+        kind, x, y = (event.args[key] for key in ("mouse_event_type", "image_x", "image_y"))
+        for panel in self._panels:
+            if kind == "mouseleave":
+                panel.leave()
+            elif kind == "click":
+                panel.pick_at(x, y)
+            else:
+                panel.point_at(x, y)
+
+    async def _send(self) -> None:
+        """Hand out the files of all models."""
+        answers = [panel.answer for panel in self._panels if panel.answer]
+        try:
+            content = await run.io_bound(zip_answers, answers)
+            ui.download.content(content, f"{answers[0].picture.name}.masks.zip")
+        except MaftpError as error:
+            self._say(str(error))
 
     def _say(self, text: str) -> None:
-        self.parts["message"].set_text(text)
+        self._message.set_text(text)
+        self._message.set_visibility(bool(text))
 
 
-def serve(engine: Engine, *, host: str, port: int, show: bool) -> None:
+def serve(
+    engines: Sequence[Engine],
+    lists: Mapping[str, Sequence[str]],
+    *,
+    host: str,
+    port: int,
+    show: bool,
+) -> None:
     """Serve the page until interrupted.
 
     Args:
-        engine: the model.
+        engines: a model, or two that are compared.
+        lists: words to choose, by their names.
         host: address to listen on.
         port: of the address.
         show: open a browser.
@@ -161,7 +232,7 @@ def serve(engine: Engine, *, host: str, port: int, show: bool) -> None:
 
     @ui.page("/")
     def page() -> None:
-        _build(engine, examples)
+        Page(engines, examples, lists)
 
     ui.run(
         host=host,
@@ -170,59 +241,10 @@ def serve(engine: Engine, *, host: str, port: int, show: bool) -> None:
         favicon="🖼",
         show=show,
         reload=False,
+        # A machine that segments is busy: NiceGUI's 3 s would take the picture away from who waits.
+        reconnect_timeout=_RECONNECT_SECONDS,
         show_welcome_message=False,
     )
-
-
-def _build(engine: Engine, examples: list[Example]) -> None:
-    visit = _Visit(engine)
-    parts = visit.parts
-    with ui.column().classes("w-full max-w-5xl mx-auto p-4 gap-4"):
-        ui.label("Segment a picture with your own words").classes("text-2xl")
-        ui.label(f"Model: {engine.loaded.params.experiment}, {engine.loaded.weights}").classes(
-            "text-sm text-gray-600"
-        )
-        with ui.row().classes("w-full gap-4 items-start"):
-            parts["upload"] = ui.upload(
-                label="Drop a picture here, or click +",
-                auto_upload=True,
-                max_file_size=MAX_BYTES,
-                on_upload=visit.upload,
-                on_rejected=visit.reject,
-            ).props("accept=image/*")
-            for number, example in enumerate(examples, start=1):
-                button = ui.image(Image.fromarray(example.pixels)).classes("w-40 cursor-pointer")
-                button.props(f'alt="example {number}"').mark(f"example{number}")
-                button.on("click", lambda e=example: visit.choose(e.pixels, e.words))
-        parts["words"] = ui.input(
-            "Classes, separated by semicolons; synonyms by commas",
-            value="sky; building, edifice; red car",
-        ).classes("w-full")
-        parts["words"].on("keydown.enter", visit.segment)
-        with ui.row().classes("items-center gap-4"):
-            parts["button"] = ui.button("Segment", on_click=visit.segment)
-            parts["panoptic"] = ui.checkbox("separate segments")
-            parts["spinner"] = ui.spinner(size="lg")
-            parts["message"] = ui.label().classes("text-red-800").props('role="alert"')
-        parts["picture"] = ui.image().classes("w-80").props('alt="picture"')
-        parts["overlay"] = ui.image().classes("w-full").props('alt="overlay"')
-        parts["table"] = ui.table(columns=_COLUMNS, rows=[], row_key="id")
-        for name in ("spinner", "overlay", "table"):
-            parts[name].set_visibility(False)
-
-
-def _decode(data: bytes, name: str) -> NDArray[np.uint8]:
-    """Decode an upload; a large picture is shrunk, for memory and for the way to the browser."""
-    pixels = decode_picture(io.BytesIO(data), name=name, max_pixels=MAX_PIXELS)
-    if max(pixels.shape) <= _SHOWN_SIDE:
-        return pixels
-    picture = Image.fromarray(pixels)
-    picture.thumbnail((_SHOWN_SIDE, _SHOWN_SIDE))
-    return np.array(picture)
-
-
-def _data_url(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 _SEED = (2024,)
@@ -248,45 +270,6 @@ def draw_examples(count: int) -> list[Example]:
         names = [*scene.stuff_names, *(instance.thing.names()[0] for instance in scene.instances)]
         examples.append(Example(scene.image, "; ".join(dict.fromkeys(names))))
     return examples
-
-
-MAX_BYTES = 32 * 2**20
-"""Of a file; a camera's JPEG has a third of it."""
-MAX_PIXELS = 50_000_000
-"""Of a picture; 150 MB decoded."""
-_FORM_BYTES = 2**16  # what a browser sends around the file
-
-TOO_LARGE = f"pictures of at most {MAX_BYTES >> 20} MB are taken; shrink it"
-
-
-class UploadLimit:
-    """ASGI middleware that ends a request as soon as its body is larger than `limit` bytes."""
-
-    def __init__(self, app: ASGIApp, *, limit: int = MAX_BYTES + _FORM_BYTES) -> None:
-        """Wrap an application."""
-        self._app = app
-        self._limit = limit
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand a request on; one that says, or shows, that it is too large is answered by 413."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        declared = Headers(scope=scope).get("content-length", "")
-        if declared.isdecimal() and int(declared) > self._limit:
-            await PlainTextResponse(TOO_LARGE, status_code=413)(scope, receive, send)
-            return
-        received = 0
-
-        async def counted() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self._limit:
-                raise HTTPException(413, TOO_LARGE)
-            return message
-
-        await self._app(scope, counted, send)
 
 
 def check_free(host: str, port: int) -> None:

@@ -18,15 +18,9 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from maftp.api import load
-from maftp.apps.demo import (
-    MAX_BYTES,
-    Engine,
-    UploadLimit,
-    _build,
-    _decode,
-    check_free,
-    draw_examples,
-)
+from maftp.apps.demo import Page, check_free, draw_examples
+from maftp.apps.demo_answer import Engine
+from maftp.apps.demo_upload import MAX_BYTES, UploadLimit, decode_upload
 from maftp.apps.words import parse_words
 from maftp.errors import MaftpError
 
@@ -47,7 +41,7 @@ def answer(engine: Engine, *steps: str | FileUpload) -> list[str]:
 
     async def visit() -> list[str]:
         async with user_simulation() as user:
-            ui.page("/")(lambda: _build(engine, []))
+            ui.page("/")(lambda: Page([engine], [], {}))
             await user.open("/")
             with user:
                 upload = next(iter(user.find(ui.upload).elements))
@@ -56,8 +50,8 @@ def answer(engine: Engine, *steps: str | FileUpload) -> list[str]:
                         await upload.handle_uploads([step])
                         await asyncio.sleep(0.5)
                     else:
-                        next(iter(user.find(ui.input).elements)).value = step
-                        user.find(ui.button).click()
+                        next(iter(user.find(ui.textarea).elements)).value = step
+                        user.find(kind=ui.button, content="Segment").click()
                         await asyncio.sleep(3)
                 labels = [label.text for label in user.find(ui.label).elements]
                 table = next(iter(user.find(ui.table).elements), None) if len(steps) > 1 else None
@@ -91,7 +85,12 @@ def test_a_large_picture_is_shrunk_and_a_thin_one_keeps_a_pixel():
         ((9000, 2), (1, 2048)),
         ((2048, 9), (9, 2048)),
     ):
-        assert _decode(png(*size), "a.png").shape == (*shown, 3)
+        assert decode_upload(png(*size), "a.png").pixels.shape == (*shown, 3)
+
+
+def test_an_upload_s_name_becomes_a_file_s_name():
+    for name, stem in (("../a b.png", "a_b"), ("ünï.jpg", "ünï"), ("..png", "picture")):
+        assert decode_upload(png(2, 2), name).name == stem
 
 
 def test_markup_in_words_and_names_stays_text(engine):

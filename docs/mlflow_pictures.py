@@ -17,7 +17,6 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.error import URLError
 
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -39,20 +38,19 @@ def main(uri: str, experiment: str, folder: Path) -> None:
     """Take all pictures of an experiment."""
     with serving(uri) as address, browsing() as browser:
         page = open_page(browser)
-        names = ("maftp-seed0", "fcclip-seed0")
-        runs = [run for run in trainings(uri, experiment) if run.info.run_name in names]
-        take(open_runs(page, address, runs), folder / "mlflow_runs.png")
-        compare_runs(page, [run.info.run_name for run in runs])
+        runs = rows(uri, experiment)
+        open_view(page, address, runs, "scores")
+        take(page, folder / "mlflow_scores.png")
+        compare_runs(page, [run for run in runs if "shuffled" not in run.info.run_name])
         take(page, folder / "mlflow_compare.png")
-        take(open_curves(page, address, runs[0]), folder / "mlflow_curves.png")
+        open_view(page, address, runs, "losses")
+        take(page, folder / "mlflow_losses.png")
 
 
 @contextmanager
 def serving(uri: str) -> Iterator[str]:
     """Run MLflow's server on a free port and yield its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
@@ -61,23 +59,35 @@ def serving(uri: str) -> Iterator[str]:
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | quiet
     ) as server:
         try:
-            _wait_for(address, server)
+            wait_for(f"{address}/health", server)
             yield address
         finally:
             server.terminate()
 
 
-def _wait_for(address: str, server: subprocess.Popen) -> None:
+def free_port() -> int:
+    """Return a port of the loopback address that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_for(address: str, server: subprocess.Popen) -> None:
+    """Wait until a page is served.
+
+    Raises:
+        RuntimeError: its server has ended, or does not answer in time.
+    """
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline:
         if server.poll() is not None:
-            raise RuntimeError("the MLflow server did not start")
+            break
         try:
-            with urllib.request.urlopen(f"{address}/health", timeout=5):
+            with urllib.request.urlopen(address, timeout=5):
                 return
-        except (URLError, OSError):
+        except OSError:
             time.sleep(0.5)
-    raise TimeoutError("the MLflow server does not answer")
+    raise RuntimeError(f"{address} was not served")
 
 
 @contextmanager
@@ -100,39 +110,33 @@ def open_page(browser: Browser) -> Page:
     return page
 
 
-def trainings(uri: str, experiment: str) -> list[Run]:
+def rows(uri: str, experiment: str) -> list[Run]:
     """Return the runs of an experiment that are rows of its table, by name."""
     client = MlflowClient(tracking_uri=uri)
     found = client.get_experiment_by_name(experiment)
     runs = client.search_runs([found.experiment_id])
-    rows = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
-    return sorted(rows, key=lambda run: run.info.run_name, reverse=True)
+    top = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    return sorted(top, key=lambda run: run.info.run_name, reverse=True)
 
 
-def open_runs(page: Page, address: str, runs: Sequence[Run]) -> Page:
-    """Open the table of an experiment's runs."""
-    page.goto(f"{address}/#/experiments/{runs[0].info.experiment_id}/runs")
-    for run in runs:
-        page.get_by_text(run.info.run_name, exact=True).first.wait_for()
-    return page
+def open_view(page: Page, address: str, runs: Sequence[Run], view: str) -> None:
+    """Open the charts of an experiment in one of the layouts that `maftp runs log` offers."""
+    page.goto(f"{address}/")
+    page.get_by_text("Model training", exact=True).first.click()
+    page.goto(
+        f"{address}/#/experiments/{runs[0].info.experiment_id}/runs"
+        f"?viewStateShareKey={view}&compareRunsMode=CHART"
+    )
+    page.get_by_text(runs[0].info.run_name).first.wait_for()
 
 
-def compare_runs(page: Page, names: Sequence[str]) -> None:
+def compare_runs(page: Page, runs: Sequence[Run]) -> None:
     """Tick runs in their table and press Compare."""
-    for name in names:
-        row = page.get_by_role("row").filter(has=page.get_by_text(name, exact=True)).first
-        row.get_by_role("checkbox").first.check()
+    for run in runs:
+        name = page.get_by_text(run.info.run_name, exact=True)
+        page.get_by_role("row").filter(has=name).first.get_by_role("checkbox").first.check()
     page.get_by_role("button", name="Compare").first.click()
     page.wait_for_url("**/compare-runs*")
-
-
-def open_curves(page: Page, address: str, run: Run) -> Page:
-    """Open the curves of one run."""
-    info = run.info
-    page.goto(f"{address}/#/experiments/{info.experiment_id}/runs/{info.run_id}/model-metrics")
-    page.get_by_placeholder("Search metric charts").fill("loss")
-    page.get_by_text("loss_ce", exact=True).first.wait_for()
-    return page
 
 
 def take(page: Page, path: Path) -> None:

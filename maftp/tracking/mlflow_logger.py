@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from maftp.credentials import without_credentials
 from maftp.results import VALIDATION
-from maftp.tracking.mlflow_store import DIGEST, ROW, MlflowStore
+from maftp.tracking.mlflow_store import DIGEST, PART, ROW, TRAINING, MlflowStore
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -46,10 +46,11 @@ class MlflowLogger:
             digest: what the run depends on; another digest is another run.
         """
         self._store = store
-        self._name = f"{variant}-seed{seed}"
+        self._row = f"{store.experiment}/{variant}/{seed}"
         self._folder = folder.resolve()
-        row = f"{store.experiment}/{variant}/{seed}"
-        self._identity = {ROW: row, DIGEST: digest, "maftp.folder": str(self._folder)}
+        self._identity = {
+            ROW: self._row, PART: TRAINING, DIGEST: digest, "maftp.folder": str(self._folder),
+        }  # fmt: skip
         self._manifest: Mapping[str, Any] = {}
         self._rows: list[Mapping[str, float]] = []
         self._sent, self._last_step = 0, -math.inf
@@ -131,7 +132,10 @@ class MlflowLogger:
 
     def _open(self) -> Run:
         store, tags = self._store, self._identity
-        run = store.find(tags, unfinished=True) or store.create(self._name, tags)
+        run = store.find(tags, unfinished=True)
+        if run is None:
+            method = self._manifest["params"].get("model", {}).get("name", "")
+            run = store.create(self._row, tags, method)
         store.client.update_run(run.info.run_id, status="RUNNING")
         store.log(run, manifest=self._manifest)
         store.client.log_dict(run.info.run_id, dict(self._manifest), "manifest.json")

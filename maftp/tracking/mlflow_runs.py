@@ -1,4 +1,8 @@
-"""Finished runs in MLflow: evaluations as children, scores, pictures, table, registered weights.
+"""Finished runs in MLflow: scores, pictures, table, registered weights; training and evaluations.
+
+A row of the table is a run that holds scores and costs but no losses, as MLflow's page compares
+runs by the number that was logged first. The training, with its curves, and the evaluations, with
+their pictures, are nested below.
 
 All of it comes from files, so a store that was lost, or that never saw a run because the server was
 away or the results came through DVC, is filled by logging again. What is there already stays.
@@ -14,7 +18,7 @@ import json
 import logging
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,9 +28,19 @@ import yaml
 from maftp.files import sha256
 from maftp.results import HISTORY, MANIFEST, WEIGHTS, Evaluation, Run, numbers
 from maftp.tracking.manifest import digest_of, package_versions
-from maftp.tracking.mlflow_store import DIGEST, ROW, MlflowStore
+from maftp.tracking.mlflow_store import (
+    DIGEST,
+    PARENT,
+    PART,
+    ROW,
+    SUMMARY,
+    TRAINING,
+    MlflowStore,
+)
+from maftp.tracking.mlflow_views import offer_views
 
 if TYPE_CHECKING:
+    from mlflow.entities import Run as MlflowRun
     from mlflow.models import ModelSignature
 
 logger = logging.getLogger(__name__)
@@ -53,19 +67,20 @@ def log_run(
     files = [*own, *(evaluation.path for evaluation in run.evaluations), *tables]
     state = digest_of([run.row, [sha256(file) for file in files if file.exists()]])
     digest = origin.get("run") or digest_of([run.row, dict(origin["inputs"])])
-    identity = {ROW: run.row, DIGEST: digest}
-    entry = store.find(identity) or store.create(run.name, identity)
+    entry = _find_or_create(store, run, {DIGEST: digest, PART: SUMMARY})
     if entry.data.tags.get(LOGGED) == state:
         logger.info("%s is logged", run.row)
         return
-    run_id, last = entry.info.run_id, store.last_step(entry)
-    rows = [row for row in run.history if row["step"] > last]
-    store.log(entry, manifest=origin, rows=[*rows, {"step": _steps(run), **run.scores}])
+    run_id = entry.info.run_id
+    # Step 0: MLflow draws bars of what has no later step, else curves, here of a single point.
+    store.log(entry, manifest=origin, rows=[{"step": 0, **run.scores}])
     client.log_text(run_id, yaml.safe_dump(origin["params"], sort_keys=False), "params.yaml")
     client.log_dict(run_id, origin, "manifest.json")
     for file in (run.path / HISTORY, *tables, *pictures):
         if file.exists():
             client.log_artifact(run_id, str(file))
+    if run.trained:
+        _log_training(store, run, {DIGEST: digest, PART: TRAINING}, parent=run_id)
     for evaluation in run.evaluations:
         _log_evaluation(store, run, evaluation, parent=run_id)
     if (run.path / WEIGHTS).exists():
@@ -75,11 +90,26 @@ def log_run(
     if table is not None:
         tags |= {"maftp.table": str(table), "maftp.table_sha256": sha256(table)}
     store.log(entry, tags=tags | {LOGGED: state})
+    offer_views(store, [*run.scores])
     logger.info("logged %s with %d evaluations", run.row, len(run.evaluations))
 
 
-def _steps(run: Run) -> int:
-    return run.origin.get("steps", 0)
+def _find_or_create(store: MlflowStore, run: Run, tags: Mapping[str, str]) -> MlflowRun:
+    """Return the part of a run that `tags` name."""
+    method = run.origin["params"].get("model", {}).get("name", "")
+    return store.find({ROW: run.row, **tags}) or store.create(run.row, tags, method)
+
+
+def _log_training(store: MlflowStore, run: Run, tags: Mapping[str, str], *, parent: str) -> None:
+    """Bring the run of the training up to date, and move it below that of the row."""
+    entry = _find_or_create(store, run, tags)
+    last = store.last_step(entry)
+    rows = [row for row in run.history if row["step"] > last]
+    store.log(entry, manifest=run.manifest, rows=rows, tags={PARENT: parent})
+    for name in (MANIFEST, HISTORY):
+        if (run.path / name).exists():
+            store.client.log_artifact(entry.info.run_id, str(run.path / name))
+    store.client.set_terminated(entry.info.run_id)
 
 
 def _files_in_dvc(run: Run) -> set[Path]:
@@ -100,21 +130,21 @@ def _log_evaluation(store: MlflowStore, run: Run, evaluation: Evaluation, *, par
     """Log one benchmark as a run nested in that of the training; another result replaces it."""
     client, origin = store.client, evaluation.origin
     state = {"maftp.result_sha256": sha256(evaluation.path)}
-    identity = {"mlflow.parentRunId": parent, "maftp.benchmark": evaluation.benchmark}
+    identity = {PARENT: parent, PART: evaluation.benchmark}
     found = store.find(identity)
     if found is not None:
         if state.items() <= found.data.tags.items():
             return
         client.delete_run(found.info.run_id)
-    child = store.create(f"{run.name} {evaluation.benchmark}", identity)
+    child = _find_or_create(store, run, identity)
     content = evaluation.content
     measured = numbers(content["scores"] | {"speed": content.get("speed", {})})
-    store.log(child, manifest=origin, rows=[{"step": _steps(run), **measured}])
+    store.log(child, manifest=origin, rows=[{"step": 0, **measured}])
     client.log_artifact(child.info.run_id, str(evaluation.path))
     for picture in sorted(evaluation.overlays.glob("*.png")):
         client.log_artifact(child.info.run_id, str(picture), "overlays")
     client.set_terminated(child.info.run_id)
-    store.log(child, tags={ROW: run.row, WEIGHTS_TAG: origin.get("weights_sha256"), **state})
+    store.log(child, tags={WEIGHTS_TAG: origin.get("weights_sha256"), **state})
 
 
 def _register(store: MlflowStore, run: Run, run_id: str) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,8 +27,18 @@ ROW = "maftp.row"
 """Tag: experiment/variant/seed, the row of the table that a run stands behind."""
 DIGEST = "maftp.digest"
 """Tag: digest of everything the weights of a run depend on."""
+PART = "maftp.part"
+"""Tag: which of the runs in MLflow this is of a row: `row`, `training` or a benchmark's name."""
+SUMMARY, TRAINING = "row", "training"
+PARENT = "mlflow.parentRunId"
+
+_COLOUR = "mlflow.runColor"
+_COLOURS = ("#0072B2", "#E69F00", "#8A8A8A", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+"""One for each variant, so that its seeds look alike in every chart."""
 
 _SQLITE = "sqlite:///"
+_POSTGRES_LOCK = 0x6D61667470
+"""Any number that no other program would take: "maftp" in ASCII."""
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
 """Makes MLflow's page show trainings, not conversations with language models."""
 _QUIET = ("alembic", "urllib3", *(f"mlflow.{name}" for name in ("store", "tracking", "pyfunc")))
@@ -70,16 +81,41 @@ class MlflowStore:
 
         for noisy in (*_QUIET, "mlflow.system_metrics"):
             logging.getLogger(noisy).setLevel(logging.ERROR)
-        # Two runs that begin at the same moment would both make the tables of a new SQLite file.
-        with nullcontext() if self._file is None else locked(self._file.with_suffix(".db.lock")):
+        with self._alone():
             client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
             client.search_experiments(max_results=1)
         return client
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep others out: runs that begin at one moment would all make a new database's tables."""
+        if self._file is not None:
+            with locked(self._file.with_suffix(".db.lock")):
+                yield
+        elif self.uri.startswith("postgresql"):  # other machines are kept out too
+            import sqlalchemy
+
+            engine = sqlalchemy.create_engine(self.uri, poolclass=sqlalchemy.NullPool)
+            with engine.begin() as waiting:
+                waiting.execute(sqlalchemy.text(f"SELECT pg_advisory_xact_lock({_POSTGRES_LOCK})"))
+                yield
+        else:
+            yield
 
     @property
     def _file(self) -> Path | None:
         file = self.uri.removeprefix(_SQLITE)
         return None if file == self.uri else Path(file).resolve()
+
+    @property
+    def _artifacts(self) -> str | None:
+        """Where files of runs go; a server knows its own place, a database only the rows."""
+        from mlflow.store.db.db_types import DATABASE_ENGINES
+
+        if self.uri.partition(":")[0].partition("+")[0] not in DATABASE_ENGINES:
+            return None
+        folder = Path("results") if self._file is None else self._file.parent
+        return (folder / "mlruns").resolve().as_uri()
 
     @cached_property
     def experiment_id(self) -> str:
@@ -88,19 +124,48 @@ class MlflowStore:
 
         found = self.client.get_experiment_by_name(self.experiment)
         if found is None:
-            # A server knows its own place for artifacts.
-            place = None if self._file is None else (self._file.parent / "mlruns").as_uri()
             try:
-                return self.client.create_experiment(self.experiment, place, _KIND)
+                return self.client.create_experiment(self.experiment, self._artifacts, _KIND)
             except MlflowException:  # another run made it meanwhile
                 found = self.client.get_experiment_by_name(self.experiment)
                 if found is None:
                     raise
         return found.experiment_id
 
-    def create(self, name: str, tags: Mapping[str, str]) -> Run:
-        """Make a run and return it."""
-        return self.client.create_run(self.experiment_id, run_name=name, tags=dict(tags))
+    def name_view(self, key: str, name: str, state: Mapping[str, Any]) -> None:
+        """Offer a layout of the runs' page under a name; one that is there stays as it is."""
+        tag = f"mlflow.sharedViewState.{key}"
+        if tag in self.client.get_experiment(self.experiment_id).tags:
+            return
+        now = int(time.time() * 1000)
+        view = {"name": name, "createdAt": now, "updatedAt": now, "state": json.dumps(state)}
+        self.client.set_experiment_tag(self.experiment_id, tag, json.dumps(view))
+
+    def create(self, row: str, tags: Mapping[str, str], method: str) -> Run:
+        """Make a run and return it.
+
+        Args:
+            row: experiment/variant/seed.
+            tags: to find it by; `PART` among them.
+            method: of the variant.
+        """
+        experiment, variant, seed = row.split("/")
+        part = "" if tags[PART] == SUMMARY else f": {tags[PART]}"
+        groups = {"experiment": experiment, "variant": variant, "seed": seed, "method": method}
+        return self.client.create_run(
+            self.experiment_id,
+            run_name=f"{variant}, seed {seed}{part}",
+            tags={ROW: row, **groups, _COLOUR: self._colour(variant), **tags},
+        )
+
+    def _colour(self, variant: str) -> str:
+        """Return the colour of a variant's runs, or one that no other variant has yet."""
+        same = self.find({"variant": variant})
+        if same is not None and _COLOUR in same.data.tags:
+            return same.data.tags[_COLOUR]
+        runs = self.client.search_runs([self.experiment_id])
+        used = {run.data.tags.get(_COLOUR) for run in runs}
+        return next((colour for colour in _COLOURS if colour not in used), _COLOURS[-1])
 
     def find(self, tags: Mapping[str, str], *, unfinished: bool = False) -> Run | None:
         """Return the newest run of the experiment with all these tags."""

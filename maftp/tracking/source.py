@@ -35,6 +35,7 @@ EXCUSED = {
     "grid": "rules record the values of each cell",
     "memory": "measures memory, not results",
     "lock": "keeps two processes apart",
+    "process_pool": "starts and ends processes",
     "progress": "draws bars",
     "tracking": "notes what was done",
     "training.failure": "words and a dump for what failed",

@@ -16,7 +16,7 @@ from maftp.tracking.mlflow_logger import MlflowLogger
 from maftp.tracking.mlflow_store import MlflowStore
 
 MANIFEST = {
-    "params": {"train": {"power": 0.9, "rc_scales": [1, 2, 4]}},
+    "params": {"model": {"name": "maft_plus"}, "train": {"power": 0.9, "rc_scales": [1, 2, 4]}},
     "commit": "c0ffee", "dirty": False, "params_digest": "p", "source_digest": "s",
     "device": "cpu", "python": "3", "host": "here", "platform": "linux",
     "command": ["maftp", "train"], "packages": {"torch": "2"}, "inputs": {"data/a.json": "ab12"},
@@ -74,14 +74,17 @@ def test_a_run(uri, client, tmp_path):
         first.log_row(row)
     first.finish(history)
     run = client.get_run(run_id(client, tmp_path))
-    assert run.info.run_name == "maftp-seed0" and run.info.status == "FINISHED"
-    assert run.data.params == {"train.power": "0.9", "train.rc_scales": "[1, 2, 4]"}
+    assert run.info.run_name == "maftp, seed 0: training" and run.info.status == "FINISHED"
+    params = {"model.name": "maft_plus", "train.power": "0.9", "train.rc_scales": "[1, 2, 4]"}
+    assert run.data.params == params
     tags = run.data.tags
     assert tags["maftp.params_digest"] == "p" and tags["maftp.commit"] == "c0ffee"
     assert tags["mlflow.source.git.commit"] == "c0ffee" and tags["maftp.dirty"] == "False"
     assert tags["maftp.command"] == "maftp train" and tags["maftp.host"] == "here"
     assert tags["maftp.package.torch"] == "2" and tags["maftp.sha256.data/a.json"] == "ab12"
-    assert tags["maftp.row"] == "miniature/maftp/0"
+    assert tags["maftp.row"] == "miniature/maftp/0" and tags["maftp.part"] == "training"
+    groups = {"experiment": "miniature", "variant": "maftp", "seed": "0", "method": "maft_plus"}
+    assert groups.items() <= tags.items()
     assert logged(client, tmp_path) == [(20, 3.0), (40, 2.0), (60, 1.0)]
     artifacts = {item.path for item in client.list_artifacts(run_id(client, tmp_path))}
     assert artifacts == {"manifest.json", "history.csv"}
@@ -281,5 +284,7 @@ def test_runs_that_begin_at_once_are_all_there(tmp_path, monkeypatch):
     experiments = [e for e in client.search_experiments() if e.name == "new"]
     assert len(experiments) == 1, messages
     found = client.search_runs([experiments[0].experiment_id])
-    assert {run.info.run_name for run in found} == {f"{name}-seed0" for name in names}, messages
+    assert {run.info.run_name for run in found} == {
+        f"{name}, seed 0: training" for name in names
+    }, messages
     assert all(run.data.metrics == {"loss": 3.0} for run in found), messages

@@ -60,7 +60,7 @@ def test_every_row_of_the_table_has_its_run(finished, rows):
 
 
 def test_every_run_tells_where_it_comes_from(runs, rows, client):
-    assert len(runs) == 3 * (1 + len(BENCHMARKS))
+    assert len(runs) == 3 * (1 + len(BENCHMARKS)) + 2  # two trainings
     for run in runs:
         tags = run.data.tags
         assert run.info.status == "FINISHED"
@@ -77,9 +77,18 @@ def test_every_run_tells_where_it_comes_from(runs, rows, client):
         )
 
 
-def test_metrics_by_step_and_artifacts(rows, client, finished):
+def nested(runs, row) -> dict:
+    """Return the runs below a row, by what they are."""
+    below = [r for r in runs if r.data.tags.get("mlflow.parentRunId") == row.info.run_id]
+    return {run.data.tags["maftp.part"]: run for run in below}
+
+
+def test_metrics_by_step_and_artifacts(runs, rows, client, finished):
     history = pd.read_csv(finished.path / "results/smoke/maftp/seed0/history.csv")
-    logged = client.get_metric_history(rows["maftp", "0"].info.run_id, "loss")
+    training = nested(runs, rows["maftp", "0"])["training"]
+    assert training.info.run_name == "maftp, seed 0: training"
+    assert any(name.startswith("system/") for name in training.data.metrics)
+    logged = client.get_metric_history(training.info.run_id, "loss")
     assert [(m.step, m.value) for m in logged] == list(zip(history.step, history.loss, strict=True))
     names = {"params.yaml", "manifest.json", "table.csv", "table.md"}
     for (variant, _), run in rows.items():
@@ -89,11 +98,9 @@ def test_metrics_by_step_and_artifacts(rows, client, finished):
 
 def test_evaluations_are_children_with_pictures(runs, rows, client):
     for run in rows.values():
-        children = {
-            child.data.tags["maftp.benchmark"]: child
-            for child in runs
-            if child.data.tags.get("mlflow.parentRunId") == run.info.run_id
-        }
+        assert "loss" not in run.data.metrics  # MLflow's page would compare runs by it
+        children = nested(runs, run)
+        children.pop("training", None)
         assert set(children) == BENCHMARKS
         assert "mIoU_b" in children["A-150"].data.metrics
         assert "PQ" in children["ADE-panoptic"].data.metrics
@@ -177,9 +184,19 @@ def test_the_page_compares_two_variants(uri, tmp_path):
     spec.loader.exec_module(pictures)
     with pictures.serving(uri) as address, pictures.browsing() as browser:
         page = pictures.open_page(browser)
-        runs = [r for r in pictures.trainings(uri, "smoke") if "shuffled" not in r.info.run_name]
-        pictures.open_runs(page, address, runs)
-        pictures.compare_runs(page, [run.info.run_name for run in runs])
+        runs = [r for r in pictures.rows(uri, "smoke") if "shuffled" not in r.info.run_name]
+        pictures.open_view(page, address, runs, "scores")
+        page.get_by_text("A-847", exact=True).first.wait_for()
+        pictures.compare_runs(page, runs)
         page.get_by_text("Comparing 2 Runs").wait_for()
-        for name in ("maftp-seed0", "fcclip-seed0", "model.name"):
+        for name in ("maftp, seed 0", "fcclip, seed 0", "model.name"):
             page.get_by_text(name, exact=True).first.wait_for()
+        chosen = page.locator(".ant-select-selection-item, [class*=select-selection-item]")
+        assert (
+            chosen.filter(has_text="A-150").count() and not chosen.filter(has_text="loss").count()
+        )
+        pictures.open_view(page, address, runs, "losses")
+        page.get_by_text("loss_ce", exact=True).first.wait_for()
+    pictures.main(uri, "smoke", tmp_path)
+    taken = {path.name for path in tmp_path.glob("*.png")}
+    assert taken == {"mlflow_scores.png", "mlflow_compare.png", "mlflow_losses.png"}

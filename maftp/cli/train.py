@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -41,10 +40,8 @@ def train(
     from maftp.data.layout import datasets_root, manifest_path
     from maftp.gpus import leased
     from maftp.training.launch import launch
-    from maftp.training.worker import prepare
 
     recipe = read_params(params).for_variant(variant)
-    others = recipe.other_weights(seed)
     # on several nodes, and on a cluster that is joined, Ray gives out the GPUs
     here = recipe.resources.nodes == 1 and os.environ.get("RAY_ADDRESS", "local") == "local"
     gpus = recipe.execution.workers * recipe.execution.gpus_per_worker
@@ -56,11 +53,8 @@ def train(
             clip=clip,
             embeddings=text,
             out=out,
-            inputs=[
-                manifest_path(datasets_root(recipe.data.root), recipe.data.train),
-                *others.values(),
-            ],
-            prepare=partial(prepare, **others),
+            others=recipe.other_weights(seed),
+            inputs=[manifest_path(datasets_root(recipe.data.root), recipe.data.train)],
             attempt=attempt,
         )
 

@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from maftp.data.catalog import Catalog, Dataset, Split
-from maftp.data.layout import archives_dir, index_path, manifest_path, stamp_path
+from maftp.data.layout import (
+    archives_dir,
+    index_path,
+    manifest_path,
+    stamp_path,
+    vocabulary_path,
+)
+from maftp.data.vocabulary import read_vocabulary
 from maftp.errors import DataError
 from maftp.files import atomic_path
 
@@ -88,6 +95,19 @@ def is_needless(source: str, catalog: Catalog, users: list[str], root: Path) -> 
         return False
     made = [catalog.datasets[name] for name in users if source in catalog.datasets[name].sources]
     return all(count_missing(dataset, root) == 0 for dataset in made)
+
+
+def benchmark_words(catalog: Catalog, root: Path) -> dict[str, list[str]]:
+    """Return the class names of every benchmark whose list is there; equal lists once."""
+    lists: dict[str, list[str]] = {}
+    for name, benchmark in catalog.benchmarks.items():
+        dataset = catalog.dataset(benchmark.dataset)
+        path = vocabulary_path(root, dataset.vocabulary)
+        if path.exists():
+            names = read_vocabulary(path, keep_row_zero=dataset.keep_row_zero).names
+            if names not in lists.values():
+                lists[name] = names
+    return lists
 
 
 def _parts(dataset: Dataset, split: Split, root: Path) -> Iterator[tuple[Path, str, int]]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from maftp.data.fingerprint import picture_digests
 from maftp.errors import TrainingError
 from maftp.memory import peak_memory
 from maftp.modeling.checkpoint import DERIVED
@@ -133,7 +134,7 @@ class Journal:
             )
 
     def _measures(self) -> dict[str, Any]:
-        """Return trained elements, peak memory, of interrupted parts too, and the operator's form.
+        """Return trained elements, peak memory, of interrupted parts too, and what computed.
 
         All of the first worker, which has as much to do as any.
         """
@@ -142,5 +143,6 @@ class Journal:
         return {
             "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
             "operators": {"ms_deform_attn": backends.describe(self._worker.device.type)},
+            "pictures": picture_digests(),
             **{key: max(value, self._numbers.get(key, 0.0)) for key, value in peaks.items()},
         }

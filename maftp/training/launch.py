@@ -12,18 +12,20 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+import cloudpickle
 import torch
 from safetensors import SafetensorError
 
 from maftp.config import Params
-from maftp.data.fingerprint import picture_digests
 from maftp.errors import (
     CheckpointError,
     DataError,
@@ -36,6 +38,7 @@ from maftp.files import check_output, sha256
 from maftp.lock import locked
 from maftp.losses.representation_compensation import check_width
 from maftp.modeling.tensor_files import content_digest
+from maftp.process_pool import process_pool
 from maftp.tracking.manifest import collect_manifest, input_digests, training_digest
 from maftp.tracking.mlflow_logger import MlflowLogger
 from maftp.tracking.mlflow_store import MlflowStore
@@ -47,7 +50,6 @@ from maftp.training.ray_cluster import RayProcesses, set_environment, start_ray
 from maftp.training.ray_workers import Job, Prepare, fit, validation
 from maftp.training.run_folder import RUN, RunFolder
 from maftp.training.slurm import Allocation, slurm_allocation
-from maftp.training.worker import prepare
 from maftp.training.worker_files import LastWords, RowFile, StopNote
 
 logger = logging.getLogger(__name__)
@@ -61,8 +63,9 @@ def launch(
     clip: Path,
     embeddings: Path,
     out: Path,
+    others: Mapping[str, Path] = MappingProxyType({}),
     inputs: Sequence[Path] = (),
-    prepare: Prepare = prepare,
+    prepare: Prepare | None = None,
     attempt: int = 1,
 ) -> Path:
     """Train one variant with one seed, or finish what an interrupted call of the same began.
@@ -77,8 +80,9 @@ def launch(
         clip: CLIP's weight file.
         embeddings: cached text embeddings of the training vocabulary.
         out: folder of the run.
+        others: weights of other models, by the arguments of `maftp.training.worker.prepare`.
         inputs: further files whose content the result depends on, such as the data's manifests.
-        prepare: makes model and batches.
+        prepare: makes model and batches instead of `maftp.training.worker.prepare`.
         attempt: counted by whoever repeats what has failed; from the second on, what did not pass
             by itself is not tried again.
 
@@ -98,7 +102,7 @@ def launch(
     params = with_mirror(params)
     check_params(params, allocation)
     check_output(out, folder=True)
-    digests = _file_digests([Path(clip), Path(embeddings), *inputs])
+    digests = _file_digests([Path(clip), Path(embeddings), *inputs, *others.values()])
     digest = training_digest(params, seed=seed, inputs=list(digests.values()))
     folder = RunFolder(out, digest=digest)
     if _is_complete(folder):
@@ -109,6 +113,7 @@ def launch(
         seed=seed,
         clip=Path(clip).resolve(),
         embeddings=Path(embeddings).resolve(),
+        others=dict(others),
         folder=folder.checkpoints,
         facts={
             "experiment": params.experiment,
@@ -123,7 +128,7 @@ def launch(
     _rehearse(job)
     device = "cuda" if params.execution.gpus_per_worker else "cpu"
     manifest = collect_manifest(params, variant=variant, seed=seed, inputs=digests, device=device)
-    manifest |= {RUN: digest, "pictures": picture_digests()}
+    manifest |= {RUN: digest}
     # What a killed workflow has started may still be at work here.
     lock = folder.path / ".train.lock"
     with locked(lock):
@@ -193,10 +198,23 @@ def _digest(file: Path) -> str:
 
 
 def _rehearse(job: Job) -> None:
-    """Build here, once, what every worker builds: a mistake is found before Ray starts."""
-    model, _ = job.prepare(
-        job.params, seed=job.seed, clip=job.clip, embeddings=job.embeddings, worker=Worker()
-    )
+    """Build once, before Ray starts, what every worker builds: a mistake is found at once.
+
+    In a process of its own: here its libraries would take 280 MB for as long as training goes on.
+    """
+    with process_pool(1, partial(logging.captureWarnings, True)) as pool:
+        try:
+            pool.submit(_build, cloudpickle.dumps(job)).result()
+        except BrokenProcessPool:
+            raise Interrupted(
+                "the process that builds the model was killed, perhaps for want of memory; run it"
+                " again on a machine with more, or with less beside it"
+            ) from None
+
+
+def _build(pickled: bytes) -> None:
+    job = cloudpickle.loads(pickled)
+    model, _ = job.build(Worker())
     validation(job, model)
 
 
@@ -215,7 +233,7 @@ def _run(
 
     with ExitStack() as stack:
         processes = start_ray(job.params, allocation, stop, stack)
-        stack.callback(ray.shutdown)
+        stack.callback(processes.shutdown)
         pool = stack.enter_context(ThreadPoolExecutor(1))
         stack.enter_context(heeding_signals(stop))
         future = pool.submit(fit, job)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from maftp.memory import GPU, HOST, peak_memory
+from maftp.progress import clock
 from maftp.training.distributed import Worker
 
 Row = dict[str, float]
@@ -151,13 +152,7 @@ def progress_line(row: Row, *, total: int, batch: int) -> str:
     return (
         f"step {step}/{total}  loss {row['loss']:.3f} ({terms})  "
         f"norm {row['gradient_norm']:.3g}  {speed:.3g} images/s  "
-        f"{_duration((total - step) * batch / speed)} left  "
+        f"{clock((total - step) * batch / speed)} left  "
         f"lr {row['learning_rate']:.2e}  data {row['data_wait']:.0%}  "
         f"{row['memory_mb']:.0f} MB{score}"
     )
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -8,7 +8,7 @@ import secrets
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -54,6 +54,8 @@ _LONGEST = 36
 _SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
 _OBJECT_STORE_BYTES = 80 * 2**20  # Ray's smallest is 75 MiB; nothing large goes through it
 _STARTS = 3
+_END_SECONDS = 20.0
+"""Longest wait for the processes of a Ray that has been shut down."""
 _NODES_SECONDS = 300.0
 """Longest wait for the nodes of an allocation."""
 
@@ -199,6 +201,22 @@ class RayProcesses:
                 f"Ray's {name} was killed or has crashed; run it again to go on from the last "
                 "checkpoint"
             )
+
+    def shutdown(self) -> None:
+        """Shut Ray down, or leave the cluster; wait until what was started here is gone.
+
+        Its workers notice some seconds later, and what is run next may need their memory.
+        """
+        import ray
+
+        all_ = [*self._all]
+        for process in self._all:
+            with suppress(psutil.NoSuchProcess):
+                all_ += process.children(recursive=True)
+        ray.shutdown()
+        end = time.monotonic() + _END_SECONDS
+        while any(map(_is_alive, all_)) and time.monotonic() < end:
+            time.sleep(0.1)
 
 
 def _is_alive(process: psutil.Process) -> bool:

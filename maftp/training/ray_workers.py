@@ -8,20 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
 from maftp.errors import FULL_DISK, MaftpError, TrainingError, describe_os_error
 from maftp.training.distributed import Worker, host_group
 from maftp.training.failure import describe_failure
 from maftp.training.meter import Row
 from maftp.training.run_folder import WEIGHTS
-from maftp.training.worker import BatchFactory, Validate, train
 from maftp.training.worker_files import LastWords, RowFile, StopNote
 
 if TYPE_CHECKING:
-    from maftp.config import Params
+    from torch import nn
 
-Prepare = Callable[..., tuple[nn.Module, BatchFactory]]
+    from maftp.config import Params
+    from maftp.training.worker import BatchFactory, Validate
+
+Prepare = Callable[..., "tuple[nn.Module, BatchFactory]"]
 """Called as `maftp.training.worker.prepare` is."""
 
 
@@ -33,13 +33,29 @@ class Job:
     seed: int
     clip: Path
     embeddings: Path
+    others: Mapping[str, Path]
+    """Weights of other models, by arguments of `maftp.training.worker.prepare`."""
     folder: Path
     """The run's checkpoints."""
     facts: Mapping[str, Any]
     """Noted in the final weights."""
     working_directory: Path
     """Relative paths of the parameters start here."""
-    prepare: Prepare
+    prepare: Prepare | None
+    """In place of `maftp.training.worker.prepare`."""
+
+    def build(self, worker: Worker) -> tuple[nn.Module, BatchFactory]:
+        """Make the model, and the source of this worker's batches."""
+        from maftp.training.worker import prepare  # the driver does without its libraries
+
+        return (self.prepare or prepare)(
+            self.params,
+            seed=self.seed,
+            clip=self.clip,
+            embeddings=self.embeddings,
+            worker=worker,
+            **self.others,
+        )
 
 
 def fit(job: Job) -> bool:
@@ -51,11 +67,19 @@ def fit(job: Job) -> bool:
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    class Trainer(TorchTrainer):
+        """Without those of Ray Train's own callbacks that start a process for nothing."""
+
+        def _create_default_callbacks(self) -> list[Any]:
+            unused = _unused_callbacks()
+            callbacks = super()._create_default_callbacks()
+            return [c for c in callbacks if type(c).__name__ not in unused]
+
     execution = job.params.execution
     resources = {"CPU": execution.cpus_per_worker}
     if execution.gpus_per_worker:
         resources["GPU"] = execution.gpus_per_worker
-    trainer = TorchTrainer(
+    trainer = Trainer(
         _work,
         train_loop_config={"job": job},
         scaling_config=ScalingConfig(
@@ -82,6 +106,16 @@ def fit(job: Job) -> bool:
             words.say(said)
         raise said from error
     return (job.folder / WEIGHTS).exists()
+
+
+def _unused_callbacks() -> set[str]:
+    """Name what serves Ray's datasets and, on a Ray that ends with us, what clears up after us.
+
+    The second asks the dashboard, which we do without, and waits twelve seconds for no answer.
+    """
+    if os.environ.get("RAY_ADDRESS"):
+        return {"DatasetsCallback"}
+    return {"DatasetsCallback", "PlacementGroupCleanerCallback"}
 
 
 def _work(config: Mapping[str, Job]) -> None:
@@ -116,11 +150,11 @@ def _work(config: Mapping[str, Job]) -> None:
 
 
 def _train(job: Job, worker: Worker) -> None:
+    from maftp.training.worker import train
+
     if worker.rank == 0:
         RowFile(job.folder).note_restart()
-    model, batches = job.prepare(
-        job.params, seed=job.seed, clip=job.clip, embeddings=job.embeddings, worker=worker
-    )
+    model, batches = job.build(worker)
     train(
         model,
         batches,

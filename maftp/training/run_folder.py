@@ -172,7 +172,7 @@ class RunFolder:
             "steps": numbers["step"],
             "trainable_parameters": numbers["trainable_parameters"],
             "training_seconds": round(numbers["seconds"], 1),
-            **{key: numbers[key] for key in ("operators", HOST, GPU) if key in numbers},
+            **{key: numbers[key] for key in ("operators", "pictures", HOST, GPU) if key in numbers},
         }
         write_json(self.manifest, {**manifest, **measured})
         (self.path / BEST).unlink(missing_ok=True)

@@ -1,7 +1,6 @@
 """Downloads from a real server on the loopback device, with the faults that servers have."""
 
 import hashlib
-import multiprocessing
 import os
 import re
 import shutil
@@ -346,18 +345,19 @@ def test_a_disk_without_room(server, tmp_path, monkeypatch):
     assert leftovers(tmp_path) == []
 
 
-def fetch_in_process(url, folder):
-    fetch(source(url), folder)
+FETCH = """
+import sys
+from pathlib import Path
+from maftp.data.catalog import Source
+from maftp.data.download import fetch
+fetch(Source.model_validate_json(sys.argv[1]), Path(sys.argv[2]))
+"""
 
 
 def test_two_processes_fetch_once(server, tmp_path):
-    context = multiprocessing.get_context("fork")
-    url = f"{server.url}/plain"
-    both = [context.Process(target=fetch_in_process, args=(url, tmp_path)) for _ in range(2)]
-    for process in both:
-        process.start()
-    for process in both:
-        process.join()
-    assert [process.exitcode for process in both] == [0, 0]
+    wanted = source(f"{server.url}/plain").model_dump_json()
+    command = [sys.executable, "-c", FETCH, wanted, tmp_path]
+    both = [subprocess.Popen(command) for _ in range(2)]
+    assert [process.wait() for process in both] == [0, 0]
     assert len(server.state["requests"]) == 1
     assert (tmp_path / "data.bin").read_bytes() == DATA

@@ -5,8 +5,14 @@ import pytest
 from maftp.data.catalog import load_catalog
 from maftp.data.convert.run import convert
 from maftp.data.download import fetch
-from maftp.data.inventory import count_missing, file_counts, is_needless, repairs
-from maftp.data.layout import archives_dir, stamp_path
+from maftp.data.inventory import (
+    benchmark_words,
+    count_missing,
+    file_counts,
+    is_needless,
+    repairs,
+)
+from maftp.data.layout import archives_dir, stamp_path, vocabulary_path
 from maftp.data.unpack import unpack_source
 
 LABEL = "coco/stuffthingmaps_detectron2/train2017/000000000002.png"
@@ -34,6 +40,16 @@ def test_official_counts(tmp_path):
     }
     for name, count in expected.items():
         assert count_missing(catalog.datasets[name], tmp_path) == count
+
+
+def test_words_of_the_benchmarks_whose_lists_are_there(tmp_path):
+    catalog = load_catalog()
+    assert benchmark_words(catalog, tmp_path) == {}
+    path = vocabulary_path(tmp_path, "ade20k_150")
+    path.parent.mkdir()
+    path.write_text("0:invalid_class_id\n1:wall\n2:screen,crt screen\n3:screen")
+    # ADE-panoptic has the same words.
+    assert benchmark_words(catalog, tmp_path) == {"A-150": ["wall", "screen,crt screen", "screen"]}
 
 
 def test_files_are_counted_by_their_suffix(converted):

@@ -9,6 +9,7 @@ from pathlib import Path
 from maftp.training.meter import TIMINGS
 
 PATIENCE = 1800.0
+_OUTLIVING = b"multiprocessing.resource_tracker", b"ray::DashboardAgent", b"ray::RuntimeEnvAgent"
 
 
 def wait_for(condition, what: str) -> None:
@@ -19,14 +20,19 @@ def wait_for(condition, what: str) -> None:
 
 
 def children(pid: int) -> dict[int, str]:
-    """Return all living descendants of a process and when each started."""
+    """Return all living descendants of a process and when each started.
+
+    Small ones that outlive the others are left out: Python's tracker of shared resources, for a
+    moment, and Ray's two agents, which try for a minute to tell of the end of their node.
+    """
     parents, starts = {}, {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text().rpartition(")")[2].split()
+            command = (stat.parent / "cmdline").read_bytes()
         except OSError:
             continue
-        if fields[0] != "Z":
+        if fields[0] != "Z" and not any(name in command for name in _OUTLIVING):
             parents[int(stat.parent.name)] = int(fields[1])
             starts[int(stat.parent.name)] = fields[19]
     found = {pid}

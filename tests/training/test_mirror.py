@@ -1,4 +1,4 @@
-"""Copies of checkpoints in another place. file:// stands for buckets: the calls are the same."""
+"""Copies of checkpoints in another place: a folder, a bucket of a real S3 server on loopback."""
 
 from __future__ import annotations
 
@@ -41,7 +41,14 @@ def mirrored(tiny, place):
     return params.model_copy(update={"resources": resources})
 
 
-def test_a_lost_disk_costs_nothing(tiny, place, tmp_path):
+@pytest.mark.parametrize("kind", ["file", "s3"])
+def test_a_lost_disk_costs_nothing(tiny, kind, tmp_path, request):
+    if kind == "s3":
+        s3 = request.getfixturevalue("s3")
+        host = s3.address.removeprefix("http://")
+        place = f"s3://{s3.bucket('lab')}/maftp?scheme=http&endpoint_override={host}"
+    else:
+        place = request.getfixturevalue("place")
     params = mirrored(tiny, place)
     run(tiny, tiny.tiny_params(), tmp_path / "a")
     run(tiny, params, tmp_path / "b", stop_after=9)

@@ -52,15 +52,15 @@ def assert_equal_bytes(out: Path, undisturbed: Path) -> None:
     assert losses(out / "history.csv") == losses(undisturbed / "history.csv")
 
 
-def processes_named(driver: int, name: str) -> list[int]:
-    """Return the driver's descendants whose command begins with a program of this name."""
+def processes_named(driver: int, *names: str) -> list[int]:
+    """Return the driver's descendants whose command begins with a program of these names."""
     found = []
     for pid in children(driver):
         try:
             command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].decode()
         except OSError:
             continue
-        if command.rpartition("/")[2].removeprefix("ray::").startswith(name):
+        if command.rpartition("/")[2].removeprefix("ray::").startswith(names):
             found.append(pid)
     return found
 
@@ -81,6 +81,7 @@ def test_a_killed_process(start, undisturbed, tmp_path, process, sentence):
     out = tmp_path / "run"
     driver = start(str(out), "--seconds", "1.0")
     wait_for(lambda: (out / "checkpoints/step-00000004").exists(), "the first checkpoint")
+    assert not processes_named(driver.pid, "DatasetManager", "PlacementGroupCleaner"), "unused"
     for pid in processes_named(driver.pid, process):
         os.kill(pid, signal.SIGKILL)
     log = end(driver)

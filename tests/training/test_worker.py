@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from maftp.data.fingerprint import picture_digests
 from maftp.errors import TrainingError
 from maftp.ops import backends
 from maftp.training.checkpoint import newest_checkpoint, read_numbers, step_folder
@@ -165,6 +166,7 @@ def test_checkpoint_says_what_training_cost(tiny, params, tmp_path):
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert numbers["trainable_parameters"] == trained
     assert numbers["operators"] == {"ms_deform_attn": backends.describe("cpu")}
+    assert numbers["pictures"] == picture_digests()
     assert numbers["peak_host_memory_mb"] > 50  # Python and torch alone take more
     assert (numbers["step"], numbers["run"]) == (12, "abc")
     assert numbers["seconds"] > 0

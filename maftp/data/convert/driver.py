@@ -6,10 +6,8 @@ import ctypes
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +19,7 @@ from maftp.data.images import encode_png, encode_tiff, image_size, read_label, w
 from maftp.data.index import list_stems, pair
 from maftp.data.vocabulary import Vocabulary
 from maftp.errors import DataError
+from maftp.process_pool import process_pool
 from maftp.progress import track
 
 _TASKS_WORTH_A_PROCESS = 128  # starting one takes about a second
@@ -245,11 +244,7 @@ def run_tasks(
     workers = min(workers, math.ceil(len(tasks) / _TASKS_WORTH_A_PROCESS))
     if workers <= 1:
         return [step(task) for task in track(tasks, description)]
-    # spawn: a forked copy of OpenCV's or torch's thread pool would hang
-    pool = ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=prepare_process
-    )
-    with pool:
+    with process_pool(workers, prepare_process) as pool:
         try:
             results = pool.map(step, tasks, chunksize=16)
             return list(track(results, description, len(tasks)))

@@ -84,9 +84,8 @@ def assert_equal_results(checkout: Checkout, undisturbed: Checkout) -> None:
     pd.testing.assert_frame_equal(*(table.drop(columns=COSTS) for table in tables))
 
 
-@pytest.mark.parametrize(
-    "process", ["gcs_server", "raylet", "TrainController", "RayTrainWorker", "maftp"]
-)
+# tests/training/test_ray_faults.py kills Ray's other processes: their end is like the first's
+@pytest.mark.parametrize("process", ["gcs_server", "RayTrainWorker", "maftp"])
 def test_a_killed_process_is_made_up_for_within_the_command(begun, undisturbed, tmp_path, process):
     checkout = begun.copy(tmp_path / "checkout")
     workflow = start(checkout)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import signal
 import subprocess
-import time
-from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
+from huggingface_hub import ModelCard
 
-from tests.workflow.conftest import BIN, Checkout
+from tests.workflow.conftest import Checkout
 
 pytestmark = pytest.mark.slow
 
@@ -39,6 +36,17 @@ def test_the_table_has_a_row_per_variant_and_its_columns(finished):
     assert ((scores >= 0) & (scores <= 100)).all()
     trained = table[table.variant != "fcclip_shuffled"]
     assert (trained[COSTS] > 0).all(axis=None)
+
+
+def test_a_card_with_its_scores_lies_beside_every_trained_weight(finished):
+    table = pd.read_csv(finished.path / "results/table.csv").set_index("variant")
+    cards = {path.parents[1].name: path for path in finished.path.rglob("seed0/README.md")}
+    assert set(cards) == {"maftp", "fcclip"}
+    for variant, path in cards.items():
+        card = ModelCard.load(path)
+        found = {(r.dataset_type, r.metric_type): r.metric_value for r in card.data.eval_results}
+        assert found["ADE-panoptic", "pq"] == table.PQ[variant]
+        assert len(found) == 8 and "maftp train" in card.text
 
 
 def test_a_second_run_has_nothing_to_do(finished):
@@ -167,60 +175,3 @@ def test_a_wrong_checkpoint_names_the_file_and_an_entry(finished, tmp_path):
     done = checkout.snakemake(target, "--rerun-triggers", "params", params=[SMOKE], ok=False)
     assert_one_sentence(done, "weights.safetensors")
     assert not evaluation.exists()
-
-
-def test_training_killed_in_the_middle_resumes_to_the_same_table(finished, tmp_path):
-    checkout = finished.copy(tmp_path / "copy")
-    for variant in ("maftp", "fcclip", "fcclip_shuffled"):
-        shutil.rmtree(checkout.path / "results/smoke" / variant)
-    longer = {"train": {"iterations": 60}, "benchmarks": ["PAS-20", "ADE-panoptic"]}
-    (checkout.path / "longer.yaml").write_text(yaml.safe_dump(longer))
-    reference = checkout.copy(tmp_path / "reference")
-    files = [SMOKE, "longer.yaml"]
-    command = [BIN / "snakemake", "--cores", "2", "results/table.csv", "--configfile", *files]
-    with subprocess.Popen(
-        list(map(str, command)),
-        cwd=checkout.path,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as running:
-        kill_training(checkout, after_checkpoints=2)
-        running.wait()
-    assert running.returncode == 0  # it has started the training again
-    logs = [checkout.read(f"results/smoke/{v}/seed0/train.log") for v in ("maftp", "fcclip")]
-    assert any("going on from" in log for log in logs)
-    reference.snakemake("results/table.csv", params=files)
-    costs = ["training_seconds", "peak_host_memory_mb"]
-    tables = [pd.read_csv(c.path / "results/table.csv") for c in (checkout, reference)]
-    pd.testing.assert_frame_equal(*(table.drop(columns=costs) for table in tables))
-
-
-def kill_training(checkout: Checkout, *, after_checkpoints: int) -> None:
-    """Send SIGKILL to the training driver once so many checkpoints are on disk."""
-    deadline = time.monotonic() + 1800
-    while time.monotonic() < deadline:
-        runs = (checkout.path / "results/smoke").glob("*/seed0/checkpoints")
-        if any(count_checkpoints(run) >= after_checkpoints for run in runs):
-            for pid in training_drivers(checkout):
-                os.kill(pid, signal.SIGKILL)
-            return
-        time.sleep(0.2)
-    pytest.fail("no checkpoint was written in time")
-
-
-def count_checkpoints(folder: Path) -> int:
-    return len(list(folder.glob("step-*")))
-
-
-def training_drivers(checkout: Checkout) -> list[int]:
-    """Return the processes that run `maftp train` in the checkout."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            arguments = (process / "cmdline").read_bytes().split(b"\0")
-            here = os.readlink(process / "cwd") == str(checkout.path)
-        except OSError:
-            continue
-        if here and b"train" in arguments and any(a.endswith(b"maftp") for a in arguments):
-            found.append(int(process.name))
-    return found

@@ -186,8 +186,8 @@ class Resources(dict):
 
 
 def needs_of_the_workflow():
-    """Return the function `needs` of common.smk."""
-    text = (ROOT / "workflow/rules/common.smk").read_text()
+    """Return the function `needs` of resources.smk."""
+    text = (ROOT / "workflow/rules/resources.smk").read_text()
     namespace: dict[str, Any] = {}
     exec(text[text.index("def needs(") :].split("\n\n\n")[0], namespace)
     return namespace["needs"]

@@ -107,8 +107,12 @@ def test_every_reason_is_of_a_rule():
     assert UNWATCHED.keys() | NAMES_ONLY.keys() <= RULES.keys()
 
 
-PLANNING = re.findall(
-    r"^from (maftp[\w.]*) import", (RULES_FOLDER / "common.smk").read_text(), re.M
+PLANNING = sorted(
+    {
+        module
+        for file in RULES_FOLDER.glob("*.smk")
+        for module in re.findall(r"^from (maftp[\w.]*) import", file.read_text(), re.M)
+    }
 )
 DATA = [
     "maftp.data.download",

@@ -50,7 +50,7 @@ def test_a_validated_training(finished, tmp_path):
     client = mlflow.MlflowClient(f"sqlite:///{path}/results/mlflow.db")
     (experiment,) = [e for e in client.search_experiments() if e.name == "smoke"]
     runs = client.search_runs([experiment.experiment_id])
-    (run,) = [run for run in runs if run.info.run_name == "maftp-seed0"]
+    (run,) = [run for run in runs if run.info.run_name == "maftp, seed 0: training"]
     logged = client.get_metric_history(run.info.run_id, "validation")
     assert [m.step for m in logged] == list(scores.index)
     assert [m.value for m in logged] == pytest.approx(list(scores))

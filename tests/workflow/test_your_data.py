@@ -82,6 +82,7 @@ def test_from_two_folders_to_a_row_in_the_table(newcomer):
     assert manifest["params"]["data"]["train"] == "street"
     scores = json.loads((run / "evaluation/street.json").read_text())
     assert [entry["seen"] for entry in scores["per_class"]] == [True] * 3
+    assert "/own-" in scores["provenance"]["own"]  # a copy of the entries, named by its content
     first = load_file(newcomer.path / "results/smoke/maftp/seed0/weights.safetensors")
     last = load_file(run / "weights.safetensors")
     moved = [

@@ -66,6 +66,8 @@ rule convert:
         layout.manifest_path(ROOT, "{dataset}"),
     log:
         f"{ROOT}/logs/convert.{{dataset}}.log",
+    # Before trainings: beside one of them two cores may not be free to its end, and evaluations wait.
+    priority: 1
     conda:
         "../../envs/environment.yaml"
     threads: 2

@@ -40,7 +40,10 @@ for SUFFIX, (FOLDER, NAMES) in JOBS.items():
             catalog=entries_of(NAMES),
             code=code_mark("evaluation.runner"),
         message:
-            "Evaluate {wildcards.variant}, seed {wildcards.seed}, on {params.benchmarks}"
+            "Evaluate {wildcards.variant}, seed {wildcards.seed}, on "
+            + (NAMES[0] if len(NAMES) == 1 else f"{len(NAMES)} benchmarks").replace(
+                "{", "{wildcards."
+            )
         shell:
             "maftp evaluate --code {params.code:q} {params.benchmarks:q} --variant {wildcards.variant:q}"
             " --seed {wildcards.seed:q} --weights {input.weights:q} --text {input.text:q}"

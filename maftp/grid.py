@@ -111,11 +111,12 @@ class _Builder:
         where, key = f"ablations.sweeps.{name}", sweep["key"]
         start = self._start(sweep["start"], where)
         for value in sweep["values"]:
-            cell = f"{name}-{_text(value)}"
+            cell = f"{name}-{_name(value)}"
             if cell in self.run_of:
                 raise ValueError(f"{where}.values: two values are called {cell!r}; leave one out")
             run = self.add(cell, _changed(self.runs[start], key, value, where))
-            self.rows.append(Row(name, f"{sweep['title']}: {_text(value)}", run, start, key, value))
+            title = f"{sweep['title']}: {_text(value)}"
+            self.rows.append(Row(name, title, run, start, key, value))
 
     def add(self, cell: str, values: dict[str, Any]) -> str:
         """Return the run of a cell: an equal one that is known, else a new one."""
@@ -226,8 +227,13 @@ def _evaluation_part(values: Mapping[str, Any]) -> list[Any]:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_text, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _name(value: Any) -> str:
     """Return a value as part of the name of a run, which is the name of a folder too."""
     if isinstance(value, list | tuple):
-        return "_".join(map(_text, value))
-    text = str(value).lower() if isinstance(value, bool) else str(value)
-    return re.sub(r"[^A-Za-z0-9_.+-]+", "_", text).strip("._") or "empty"
+        return "_".join(map(_name, value))
+    return re.sub(r"[^A-Za-z0-9_.+-]+", "_", _text(value)).strip("._") or "empty"

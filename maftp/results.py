@@ -5,6 +5,7 @@ Runs of the ablation grid lie in `results/ablations/{experiment}/{run}/seed{seed
 manifest.json               what the training was made of; none of a run with others' weights
 history.csv                 a row per progress line of the training
 weights.safetensors         what it led to
+README.md                   the model card of the weights
 validation/                 pictures of each validation
 evaluation/{benchmark}.json scores and where they come from
 evaluation/{benchmark}/     overlay pictures
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 WEIGHTS, HISTORY, MANIFEST = "weights.safetensors", "history.csv", "manifest.json"
+CARD = "README.md"
 VALIDATION, DRIFT, DIAGNOSIS = "validation", "drift.json", "diagnosis"
 DIFFERENCES = "differences.csv"
 """Beside the table of an experiment: how its variants differ from the baseline."""
@@ -211,9 +213,10 @@ class Run:
     @property
     def scores(self) -> dict[str, float]:
         """Return what is known of main scores, by column, mIoU in protocol (b) alone, and costs."""
-        found = dict(self.costs)
+        found: dict[str, float | None] = {}
         for evaluation in self.evaluations:
             found |= evaluation.columns
+        found |= self.costs
         return numbers({key: v for key, v in found.items() if not key.endswith(UNION)})
 
     @property

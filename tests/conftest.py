@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import urllib.request
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -51,6 +54,49 @@ def made_once(tmp_path_factory, worker_id) -> Callable[[str, Callable[[Path], No
         return folder
 
     return once
+
+
+@dataclass(frozen=True)
+class S3:
+    """A server of S3's protocol on loopback; keys and region are in the environment."""
+
+    address: str
+
+    @property
+    def client(self) -> Any:
+        """Return boto3's client of it."""
+        import boto3
+
+        return boto3.client("s3", endpoint_url=self.address)
+
+    def bucket(self, name: str) -> str:
+        """Make a bucket and return its name."""
+        self.client.create_bucket(Bucket=name)
+        return name
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    from moto.server import ThreadedMotoServer  # a second, for the tests that need it
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def s3(s3_server, monkeypatch) -> S3:
+    """An S3 that holds nothing yet."""
+    for key, value in {
+        "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(key, value)
+    server = S3("http://{}:{}".format(*s3_server.get_host_and_port()))
+    reset = urllib.request.Request(f"{server.address}/moto-api/reset", method="POST")
+    urllib.request.urlopen(reset, timeout=60).close()
+    return server
 
 
 @pytest.fixture(scope="session")

@@ -80,6 +80,8 @@ def test_the_grid_holds_the_ablations_of_the_method(miniature):
     assert {value for study, value in rows if study == "rc_weight"} == {0.0, 0.05, 0.1, 0.2, 1.0}
     assert rows["rc_weight", 0.0] == "ablation-cdt_only"
     assert rows["rc_weight", 0.1] == "ablation-full"
+    titles = [row.title for row in miniature.grid.rows if row.study == "rc_scales"]
+    assert titles == ["RC scales: 1", "RC scales: 1, 2", "RC scales: 1, 2, 4"]
     studies = {study for study, _ in rows}
     assert studies == {
         "parts", "rc_weight", "rc_scales", "cdt_form", "cdt_heads", "cdt_layers", "cdt_tokens",

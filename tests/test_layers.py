@@ -10,6 +10,7 @@ BASE = {
     "errors",
     "files",
     "lock",
+    "process_pool",
     "progress",
     "config",
     "grid",
@@ -24,6 +25,7 @@ ALLOWED = {
     "errors": set(),
     "gpus": {"errors"},
     "lock": set(),
+    "process_pool": set(),
     "progress": set(),
     "grid": set(),
     "credentials": set(),
@@ -45,9 +47,10 @@ ALLOWED = {
     "miniworld": BASE | {"data"},
     "training": BASE | {"ops", "data", "losses", "modeling", "tracking", "evaluation"},
     "evaluation": BASE | {"ops", "data", "modeling", "tracking", "report.figures"},
-    "report": BASE,
+    "report": BASE | {"data.catalog"},
     "regions": set(),
-    "api": BASE | {"regions", "modeling", "data.mapper"},
+    "hub": BASE | {"modeling"},
+    "api": BASE | {"hub", "regions", "modeling", "data.mapper"},
     "apps": BASE
     | {"api", "regions", "ops", "modeling", "miniworld", "report.figures"}
     | {"data.images", "data.vocabulary"},
@@ -60,7 +63,7 @@ EXCEPTIONS = {
 MLFLOW = ("mlflow_logger", "mlflow_runs", "mlflow_store", "served_model")
 FRAMEWORKS = {
     "ray": {f"maftp.training.{name}" for name in ("launch", "ray_cluster", "ray_workers")},
-    "nicegui": {"maftp.apps.demo"},
+    "nicegui": {"maftp.apps.demo", "maftp.apps.demo_panel"},
     "mlflow": {f"maftp.tracking.{name}" for name in MLFLOW},
     "cyclopts": {"maftp.cli"},
 }

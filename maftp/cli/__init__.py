@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
@@ -44,6 +46,7 @@ COMMANDS = {
     "The report": (
         *(tables.scores, tables.merge_tables, tables.ablations, figures.figure),
         *(figures.curves, figures.drift, diagnose.diagnose, figures.gallery, figures.provenance),
+        tables.zoo,
     ),
     "Building": (ops.ops, weights.miniature_clip),
 }
@@ -113,6 +116,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except MaftpError as error:
         return _stopped(words, str(error), error.exit_code)
+    except ModuleNotFoundError as error:
+        return _stopped(words, _missing(error), 1)
     except CycloptsError as error:
         return _stopped(words, " ".join(str(error).split()), 2)
     except BrokenPipeError as error:
@@ -126,6 +131,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _stopped(words, "interrupted; run it again to go on", 130)
     return 0
+
+
+def _missing(error: ModuleNotFoundError) -> str:
+    """Return which extra brings a package that is not installed.
+
+    Raises:
+        ModuleNotFoundError: it is of no extra; something is broken.
+    """
+    name = (error.name or "").split(".")[0]
+    for requirement in metadata.requires("maftp") or []:
+        extra = re.fullmatch(rf"{re.escape(name)}\b.*extra == \"(\w+)\".*", requirement)
+        if extra:
+            remedy = f"pip install ./envs/detectron2 '.[{extra[1]}]'"
+            return f"needs the package {name}, which is not installed; `{remedy}` brings it"
+    raise error
 
 
 def _stopped(words: Sequence[str], sentence: str, exit_code: int) -> int:

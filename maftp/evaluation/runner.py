@@ -282,6 +282,7 @@ def _provenance(
     return {
         "dataset": split.name,
         "catalog": params.data.catalog or "official",
+        "own": params.data.own,
         "inputs": input_digests([path for path in (data, weights) if path.is_file()]),
         "vocabulary_sha256": split.vocabulary.digest,
         "weights_sha256": sha256(weights),

@@ -125,7 +125,8 @@ def launch(
         working_directory=Path.cwd(),
         prepare=prepare,
     )
-    _rehearse(job)
+    if not folder.begun:  # what a checkpoint was made with has been built before
+        _rehearse(job)
     device = "cuda" if params.execution.gpus_per_worker else "cpu"
     manifest = collect_manifest(params, variant=variant, seed=seed, inputs=digests, device=device)
     manifest |= {RUN: digest}

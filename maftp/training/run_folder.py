@@ -69,6 +69,11 @@ class RunFolder:
         return done and self.history.exists() and self.manifest.exists()
 
     @property
+    def begun(self) -> bool:
+        """True when a checkpoint of this run is there to go on from."""
+        return _run_of(self.checkpoints) == self.digest
+
+    @property
     def trained(self) -> bool:
         """True when only `publish` is left to do."""
         return weights_facts(self.checkpoints / WEIGHTS).get(RUN) == self.digest

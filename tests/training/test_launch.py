@@ -32,8 +32,8 @@ from tests.training.processes import alive, children, losses, wait_for
 
 
 @pytest.fixture
-def unbroken(tiny, params, tmp_path):
-    """The same training as a plain function call."""
+def trained(tiny, params, tmp_path):
+    """The same training as a plain function call, not yet published."""
     folder = RunFolder(tmp_path / "unbroken", digest="abc")
     folder.begin()
     train(
@@ -46,15 +46,21 @@ def unbroken(tiny, params, tmp_path):
         facts={"run": "abc"},
         worker=Worker(rank=0, world_size=1, device=torch.device("cpu")),
     )
-    folder.publish({})
     return folder
+
+
+@pytest.fixture
+def unbroken(trained):
+    """The same training, published."""
+    trained.publish({})
+    return trained
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes in /proc")
 def test_killed_driver_is_resumed(start, unbroken, tmp_path):
     out = tmp_path / "run"
-    first = start(str(out), "--seconds", "1.0")
+    first = start(str(out), "--seconds", "0.5")
     wait_for(lambda: (out / "checkpoints" / "step-00000004").exists(), "the first checkpoint")
     processes = children(first.pid)
     assert processes
@@ -63,8 +69,10 @@ def test_killed_driver_is_resumed(start, unbroken, tmp_path):
     assert not (out / "weights.safetensors").exists()
     wait_for(lambda: not alive(processes), "Ray's processes to end with their driver")
 
+    worker = out.with_suffix(".pids") / "0.pid"
+    worker.unlink()
     second = start(str(out), "--seconds", "0.2")
-    wait_for(lambda: (out / "checkpoints" / "step-00000008").exists(), "a further checkpoint")
+    wait_for(worker.exists, "a worker")
     processes = children(second.pid)
     _, log = second.communicate()
     assert second.returncode == 0, log
@@ -146,6 +154,17 @@ def test_a_mistake_is_found_before_ray_starts(params, tmp_path, monkeypatch, ref
             prepare=refuse,
         )  # fmt: skip
     assert not out.exists()
+
+
+def test_what_has_a_checkpoint_is_not_built_beforehand(params, trained, monkeypatch, refuse):
+    begun = []
+    monkeypatch.setattr("maftp.training.launch.training_digest", lambda *_, **__: "abc")
+    monkeypatch.setattr("maftp.training.launch._train", lambda job, *_: begun.append(job))
+    launch(
+        params, variant="maftp", seed=0, clip=DRIVER, embeddings=DRIVER, out=trained.path,
+        prepare=refuse,
+    )  # fmt: skip
+    assert len(begun) == 1
 
 
 def test_a_model_too_large_to_build_is_told(params, tmp_path):

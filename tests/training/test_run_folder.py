@@ -71,6 +71,7 @@ def names(folder):
 def test_checkpoints_of_another_run_are_set_aside_and_come_back(trained, caplog):
     before = names(trained.checkpoints)
     other = RunFolder(trained.path, digest="other")
+    assert trained.begun and not other.begun
     other.begin()
     assert list(other.checkpoints.iterdir()) == []
     aside = trained.path / "checkpoints-replaced-abc"

@@ -27,6 +27,7 @@ def keep_freed_memory() -> None:
 
     Tensors on a CPU are large blocks. Handed back and asked for again, every page of them is made
     and cleared anew, in every layer of every step: a tenth of a step's time. The peak is the same.
+    It holds for the whole process, so a program calls it, and no function that others may call.
     Only glibc has these settings; elsewhere nothing happens.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

@@ -82,8 +82,10 @@ def evaluate(
     """
     from maftp.evaluation.runner import device_of, evaluate
     from maftp.gpus import leased
+    from maftp.memory import keep_freed_memory
     from maftp.modeling.build import load_model
 
+    keep_freed_memory()
     check_text(text, benchmarks)
     experiment = read_params(params)
     catalog, root = catalog_and_root(experiment)

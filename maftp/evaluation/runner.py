@@ -33,7 +33,7 @@ from maftp.evaluation.instance import InstanceEvaluator
 from maftp.evaluation.scored_split import ScoredSplit, class_names, load_split
 from maftp.evaluation.statistics import CONFUSION, IMAGES
 from maftp.files import atomic_path, check_output, check_replaceable, sha256, write_json
-from maftp.memory import keep_freed_memory, peak_memory
+from maftp.memory import peak_memory
 from maftp.modeling.build import load_model
 from maftp.modeling.checkpoint_file import read_metadata
 from maftp.modeling.precision import allow_tf32
@@ -98,7 +98,6 @@ def evaluate(
     split = load_split(benchmark, params=params, catalog=catalog, root=root, training=training)
     _check_folders(split, overlays_dir, statistics_dir)
     allow_tf32(params.evaluate.tf32)
-    keep_freed_memory()
     if model is None:
         model = load_model(params, weights, device or device_of(params))
     model.set_training_vocabulary(training)

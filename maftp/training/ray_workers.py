@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maftp.errors import FULL_DISK, MaftpError, TrainingError, describe_os_error
+from maftp.memory import keep_freed_memory
 from maftp.training.distributed import Worker, host_group
 from maftp.training.failure import describe_failure
 from maftp.training.meter import Row
@@ -123,6 +124,7 @@ def _work(config: Mapping[str, Job]) -> None:
     import ray.train
 
     job = config["job"]
+    keep_freed_memory()
     os.chdir(job.working_directory)
     context = ray.train.get_context()
     worker = Worker(

@@ -17,7 +17,6 @@ import torch
 from torch import nn
 
 from maftp.errors import DataError, ParamsError
-from maftp.memory import keep_freed_memory
 from maftp.modeling.precision import allow_tf32
 from maftp.training.checkpoint import BEST, save_weights
 from maftp.training.distributed import Batch, NextAction, Worker, gather_batch
@@ -164,7 +163,6 @@ def train(
     recipe, execution = params.train, params.execution
     torch.set_num_threads(execution.cpus_per_worker)
     allow_tf32(recipe.tf32)
-    keep_freed_memory()
     trainer = Trainer(model, params=params, seed=seed, folder=folder.parent, worker=worker)
     journal = Journal(trainer.state, folder=folder, params=params, worker=worker, run=facts[RUN])
     source = batches(journal.step)

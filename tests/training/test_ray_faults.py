@@ -19,6 +19,7 @@ FULL_DISK = Path(__file__).with_name("full_disk.py")
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at /proc"),
 ]
 
@@ -68,39 +69,42 @@ def processes_named(driver: int, *names: str) -> list[int]:
 AGAIN = "run it again to go on from the last checkpoint"
 
 
-@pytest.mark.parametrize(
-    ("process", "sentence"),
-    [
-        ("gcs_server", f"Ray's gcs_server was killed or has crashed; {AGAIN}"),
-        ("raylet", f"Ray's raylet was killed or has crashed; {AGAIN}"),
-        ("TrainController", f"a process of Ray was killed or has crashed; {AGAIN}"),
-        ("RayTrainWorker", None),  # Ray starts another
-    ],
-)
-def test_a_killed_process(start, undisturbed, tmp_path, process, sentence):
+KILLED = {
+    "gcs_server": f"Ray's gcs_server was killed or has crashed; {AGAIN}",
+    "raylet": f"Ray's raylet was killed or has crashed; {AGAIN}",
+    "TrainController": f"a process of Ray was killed or has crashed; {AGAIN}",
+}
+
+
+def test_every_process_killed_in_turn(start, undisturbed, tmp_path):
+    """One training goes through it all: Ray's own processes, driver and checkpoint, worker."""
     out = tmp_path / "run"
-    driver = start(str(out), "--seconds", "1.0")
-    wait_for(lambda: (out / "checkpoints/step-00000004").exists(), "the first checkpoint")
-    assert not processes_named(driver.pid, "DatasetManager", "PlacementGroupCleaner"), "unused"
-    for pid in processes_named(driver.pid, process):
-        os.kill(pid, signal.SIGKILL)
-    log = end(driver)
-    if sentence is None:
-        assert driver.returncode == 0, log
-        assert "a worker was lost: going on from step" in log
-    else:
+    worker = out.with_suffix(".pids") / "0.pid"
+
+    def begin() -> subprocess.Popen:
+        worker.unlink(missing_ok=True)
+        driver = start(str(out), "--seconds", "1.0")
+        wait_for(worker.exists, "a worker")
+        wait_for((out / "checkpoints/heartbeat.json").exists, "its first step")
+        wait_for(lambda: any((out / "checkpoints").glob("step-*")), "a checkpoint")
+        return driver
+
+    def kill(driver: subprocess.Popen, name: str) -> None:
+        hit = processes_named(driver.pid, name)
+        assert hit, name
+        for pid in hit:
+            os.kill(pid, signal.SIGKILL)
+
+    for name, sentence in KILLED.items():
+        driver = begin()
+        assert not processes_named(driver.pid, "DatasetManager", "PlacementGroupCleaner"), "unused"
+        kill(driver, name)
+        log = end(driver)
         assert driver.returncode == 1, log
         assert_one_sentence(log, sentence)
         assert not (out / "weights.safetensors").exists()
-        log = end(again := start(str(out)))
-        assert again.returncode == 0, log
-        assert "going on from step" in log
-    assert_equal_bytes(out, undisturbed)
 
-
-def test_a_killed_driver_and_a_damaged_newest_checkpoint(start, undisturbed, tmp_path):
-    out = tmp_path / "run"
-    driver = start(str(out), "--seconds", "0.5")
+    driver = begin()
     wait_for((out / "checkpoints/step-00000008").exists, "the second checkpoint")
     everything = children(driver.pid)
     workers = {pid: everything[pid] for pid in processes_named(driver.pid, "RayTrainWorker")}
@@ -110,10 +114,13 @@ def test_a_killed_driver_and_a_damaged_newest_checkpoint(start, undisturbed, tmp
     wait_for(lambda: not alive(workers), "the end of the workers")
     *_, older, newest = sorted((out / "checkpoints").glob("step-????????"))
     (newest / "optimizer.pt").write_bytes((newest / "optimizer.pt").read_bytes()[:100])
-    log = end(again := start(str(out)))
-    assert again.returncode == 0, log
+
+    kill(driver := begin(), "RayTrainWorker")
+    log = end(driver)
+    assert driver.returncode == 0, log
     step = int(older.name.removeprefix("step-"))
     assert f"optimizer.pt differs from its digest); going back to step {step}" in log
+    assert "a worker was lost: going on from step" in log  # Ray has started another
     assert_equal_bytes(out, undisturbed)
 
 
@@ -133,7 +140,7 @@ def test_lack_of_memory(start, undisturbed, tmp_path):
 
 def test_the_advice_on_memory_goes_on_from_the_checkpoint(start, undisturbed, tmp_path):
     out = tmp_path / "run"
-    driver = start(str(out), "--seconds", "1.0")
+    driver = start(str(out), "--seconds", "0.5")
     wait_for(lambda: (out / "checkpoints/step-00000004").exists(), "the first checkpoint")
     driver.send_signal(signal.SIGTERM)
     end(driver)

@@ -7,7 +7,6 @@ import re
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -15,17 +14,18 @@ import pytest
 import yaml
 
 from maftp.files import sha256
-from tests.training.processes import children
+from tests.training.processes import alive, children, wait_for
 from tests.workflow.conftest import BIN, Checkout
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at /proc"),
 ]
 
 PARAMS = ["smoke.yaml", "longer.yaml"]
 LONGER = {
-    "train": {"iterations": 30}, "benchmarks": ["PAS-20"], "variants": {"maftp": {}},
+    "train": {"iterations": 40}, "benchmarks": ["PAS-20"], "variants": {"maftp": {}},
 }  # fmt: skip
 RUN = "results/smoke/maftp/seed0"
 COSTS = ["training_seconds", "peak_host_memory_mb"]
@@ -56,11 +56,10 @@ def start(checkout: Checkout) -> subprocess.Popen:
     )  # fmt: skip
 
 
-def wait_for_checkpoints(checkout: Checkout, count: int) -> None:
-    end = time.monotonic() + 1800
-    while len(list((checkout.path / RUN / "checkpoints").glob("step-*"))) < count:
-        assert time.monotonic() < end, "no checkpoint in time"
-        time.sleep(0.1)
+def wait_for_a_further_checkpoint(checkout: Checkout) -> None:
+    folder = checkout.path / RUN / "checkpoints"
+    before = set(folder.glob("step-*"))
+    wait_for(lambda: set(folder.glob("step-*")) - before, "a checkpoint")
 
 
 def descendants(process: subprocess.Popen, name: str) -> list[int]:
@@ -84,19 +83,26 @@ def assert_equal_results(checkout: Checkout, undisturbed: Checkout) -> None:
     pd.testing.assert_frame_equal(*(table.drop(columns=COSTS) for table in tables))
 
 
-# tests/training/test_ray_faults.py kills Ray's other processes: their end is like the first's
-@pytest.mark.parametrize("process", ["gcs_server", "RayTrainWorker", "maftp"])
-def test_a_killed_process_is_made_up_for_within_the_command(begun, undisturbed, tmp_path, process):
+def test_killed_processes_are_made_up_for_within_the_command(begun, undisturbed, tmp_path):
+    """A worker, which Ray starts again; one of Ray's own and the driver, which Snakemake does.
+
+    tests/training/test_ray_faults.py kills Ray's other processes: their end is like the first's.
+    """
     checkout = begun.copy(tmp_path / "checkout")
     workflow = start(checkout)
-    wait_for_checkpoints(checkout, 2)
-    hit = descendants(workflow, process)
-    assert hit
-    for pid in hit:
-        os.kill(pid, signal.SIGKILL)
+    for process in ("RayTrainWorker", "gcs_server", "maftp"):
+        wait_for_a_further_checkpoint(checkout)
+        everything, hit = children(workflow.pid), descendants(workflow, process)
+        drivers = {pid: everything[pid] for pid in descendants(workflow, "maftp")}
+        assert hit and drivers, process
+        for pid in hit:
+            os.kill(pid, signal.SIGKILL)
+        if process != "RayTrainWorker":
+            wait_for(lambda ended=drivers: not alive(ended), "the driver's end")
     output, _ = workflow.communicate()
     assert workflow.returncode == 0, output
     assert "Traceback" not in output
+    assert output.count("Trying to restart job") == 2, output
     assert "going on from step" in checkout.read(f"{RUN}/train.log")
     assert_equal_results(checkout, undisturbed)
 
@@ -105,7 +111,7 @@ def test_a_killed_snakemake(begun, undisturbed, tmp_path):
     """What it has started goes on meanwhile; the same command waits for it, and loses nothing."""
     checkout = begun.copy(tmp_path / "checkout")
     workflow = start(checkout)
-    wait_for_checkpoints(checkout, 2)
+    wait_for_a_further_checkpoint(checkout)
     [driver] = descendants(workflow, "maftp")
     workflow.kill()
     workflow.wait()

@@ -1,6 +1,7 @@
 # make table   set up .venv when needed, run the experiment of params.yaml, write results/table.csv
 # make report  the ablation grid and results/report.html, beside the table
-# make test    set up .venv when needed, run all tests
+# make test    set up .venv when needed, run the tests, all but the long ones
+# make full-test  the long ones too, as CI does: killed processes, clusters, a model at full size
 # make rehearsal  the official experiments at real size on a loopback host (half an hour, 12 GB)
 # make lint    formatters and linters, as CI runs them
 # make env TORCH=cpu  PyTorch without CUDA, 4 GB less; TORCH=cuda takes the pinned one again
@@ -16,7 +17,7 @@ BIN := .venv/bin
 CORES ?= all
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES)
 
-.PHONY: table report test fast-test rehearsal lint format clip bench gpu pins env docs
+.PHONY: table report test fast-test full-test rehearsal lint format clip bench gpu pins env docs
 
 table: env
 	@start=$$(date +%s) && $(SNAKEMAKE) results/table.csv && $(BIN)/maftp show && \
@@ -29,6 +30,9 @@ report: env
 TESTS := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test: env
+	@$(TESTS) -m "not long and not rehearsal"
+
+full-test: env
 	@$(TESTS)
 
 fast-test: env

@@ -27,7 +27,7 @@ PATIENCE = 1800.0
 STEPS, CHECKPOINTS = 28, 4
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 @pytest.fixture

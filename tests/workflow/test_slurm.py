@@ -19,6 +19,7 @@ from tests.workflow.virtual_cluster import VirtualCluster, virtual_cluster, why_
 reason = why_not()
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.skipif(reason is not None, reason=f"Slurm: {reason}"),
 ]
 

@@ -57,6 +57,7 @@ def unbroken(trained):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes in /proc")
 def test_killed_driver_is_resumed(start, unbroken, tmp_path):
     out = tmp_path / "run"

@@ -192,7 +192,7 @@ def _counts(classes: NDArray) -> dict[int, int]:
 
 
 def _signed(classes: NDArray) -> NDArray:
-    return np.where(classes == IGNORE, -1, classes).astype(np.int32)
+    return np.where(classes == IGNORE, np.int32(-1), classes)  # a plain -1 would be a u8 as well
 
 
 def _checked(results: Sequence[_Found], *, names: Names, **parts: Any) -> Checked:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
 
+from maftp.cli import main
 from maftp.data.catalog import load_catalog
 from maftp.data.convert.run import convert
 from maftp.data.own.entry import check_name, enter, entered
@@ -28,6 +31,7 @@ from tests.data.own.conftest import (
     write_json,
 )
 
+ROOT = Path(__file__).resolve().parents[3]
 COLOUR_LIST = "128 64 128 road\n#000000 ignore\n70,130,180 sky\n0 0 142\tauto\n"
 
 
@@ -53,9 +57,11 @@ def test_label_maps_of_every_form(folders, tmp_path, save):
     given = Given(made.images, made.masks, names=made.names, palette=chosen)
     catalog, records = added(given, root)
     assert [record["image_id"] for record in records] == list(made.classes)
-    for record, classes in zip(records, made.classes.values(), strict=True):
+    checked = check(given)
+    for record, (stem, classes) in zip(records, made.classes.items(), strict=True):
         label = np.asarray(Image.open(record["sem_seg_file_name"]))
         assert np.array_equal(label, np.where(classes < 0, 255, classes)) and label.dtype == "u1"
+        assert np.array_equal(checked.labels_of(stem), classes)
         assert Image.open(record["file_name"]).size == (16, 12) and record["trainable"]
     assert verify_dataset("street", catalog, root, workers=1) == []
     assert dataset_status("street", catalog, root).state == "converted"
@@ -101,10 +107,12 @@ def test_a_panoptic_set(folders, tmp_path):
     given = Given(made.images, made.masks, write_json(made, content), made.names, things=("car",))
     catalog, records = added(given, tmp_path / "root", split="train")
     assert catalog.dataset("street").kind == "panoptic" and "street" not in catalog.benchmarks
-    for record, classes in zip(records, made.classes.values(), strict=True):
+    checked = check(given)
+    for record, (stem, classes) in zip(records, made.classes.items(), strict=True):
         # classes in the order of their category ids: sky 4, road 7, car 9
         wanted = np.choose(classes + 1, [255, 0, 2, 1])
         assert np.array_equal(np.asarray(Image.open(record["sem_seg_file_name"])), wanted)
+        assert np.array_equal(checked.labels_of(stem), np.where(wanted == 255, -1, wanted))
         things = {s["category_id"]: s["isthing"] for s in record["segments_info"]}
         assert things == {0: False, 1: False, 2: True}
     names = (tmp_path / "root/vocabularies/street_with_prompt_eng.txt").read_text()
@@ -116,13 +124,28 @@ def test_a_set_of_instances(folders, tmp_path):
     given = Given(made.images, annotations=write_json(made, instance_json(made)))
     catalog, records = added(given, root)
     assert catalog.benchmark("street").metric == "instance"
-    for record, classes in zip(records, made.classes.values(), strict=True):
+    checked = check(given)
+    for record, (stem, classes) in zip(records, made.classes.items(), strict=True):
         wanted = np.full(classes.shape, 255)
         wanted[7:] = 0  # road 7 before car 9; the smaller car lies on top
         wanted[classes == 1] = 1
         assert np.array_equal(np.asarray(Image.open(record["sem_seg_file_name"])), wanted)
+        assert np.array_equal(checked.labels_of(stem), np.where(wanted == 255, -1, wanted))
         assert {a["category_id"] for a in record["annotations"]} == {0, 1}
     assert verify_dataset("street", catalog, root, workers=1) == []
+
+
+@pytest.mark.parametrize("form", ["panoptic", "instance"])
+def test_the_contact_sheet_of_coco_s_forms(folders, tmp_path, monkeypatch, form):
+    made = folders(grey)
+    monkeypatch.chdir(tmp_path)
+    content = panoptic_json(made) if form == "panoptic" else instance_json(made)
+    words = ["data", "add", "street", "--images", str(made.images), "--val", "--jobs", "1"]
+    words += ["--annotations", str(write_json(made, content))]
+    words += ["--masks", str(made.masks)] * (form == "panoptic")
+    (tmp_path / "mine.yaml").write_text("data: {root: root}")
+    assert main([*words, "--params", str(ROOT / "params.yaml"), "mine.yaml"]) == 0
+    assert Image.open("results/previews/street_val.png").width > 100
 
 
 def test_two_splits_and_a_replaced_one(folders, tmp_path):

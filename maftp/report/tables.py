@@ -28,6 +28,9 @@ AMOUNT = ["steps", "images", "images_of_benchmarks"]
 RECIPE = ["recipe", "deviations", "released"]
 """Published recipe of the parameters, if any; else where they differ; name of released weights."""
 
+_FIRST = [*KEYS, *SEMANTIC, *QUALITIES]
+_UNION = [name + UNION for name in SEMANTIC]
+_LAST = ["protocol", *AMOUNT, *RECIPE, environments.COLUMN]
 _PROTOCOL = "mIoU (b): mean over classes in ground truth"
 _INTRODUCTION = """\
 All scores are percentages. mIoU is protocol (b), the mean over the classes that occur in the ground
@@ -144,19 +147,21 @@ def _recipe(manifest: dict[str, Any], results: Sequence[Evaluation]) -> dict[str
 
 def _ordered(table: pd.DataFrame) -> pd.DataFrame:
     """Put the columns in their fixed order, add missing ones, give each its type."""
-    fixed = [*KEYS, *SEMANTIC, *QUALITIES]
-    union = [name + UNION for name in SEMANTIC]
-    last = ["protocol", *AMOUNT, *RECIPE, environments.COLUMN]
-    known = {*fixed, *COSTS, *union, *last}
-    others = sorted((str(name) for name in table.columns if name not in known), key=_extra_order)
-    extra = [column for column in others if not column.endswith(UNION)]
-    union += [column for column in others if column.endswith(UNION)]
-    table = table.reindex(columns=[*fixed, *COSTS, *extra, *union, *last])
+    plain, union = further_scores(table)
+    table = table.reindex(columns=[*_FIRST, *COSTS, *plain, *_UNION, *union, *_LAST])
     types: dict[str, Any] = {name: "float64" for name in table.columns if name not in KEYS}
     types |= {"seed": "int64", "trainable_parameters": "Int64", "protocol": "object"}
     types |= {name: "Int64" for name in AMOUNT} | {name: "object" for name in RECIPE}
     types[environments.COLUMN] = "object"
     return table.assign(protocol=_PROTOCOL).astype(types)
+
+
+def further_scores(table: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """Return the columns of other benchmarks than the paper's: all but (a), and mIoU (a)."""
+    known = {*_FIRST, *COSTS, *_UNION, *_LAST}
+    found = sorted((str(name) for name in table.columns if name not in known), key=_extra_order)
+    union = [column for column in found if column.endswith(UNION)]
+    return [column for column in found if column not in union], union
 
 
 def _extra_order(column: str) -> tuple[str, int]:
@@ -178,12 +183,13 @@ def _markdown(table: pd.DataFrame, differences: pd.DataFrame | None) -> str:
         parts += environments.explanation(rows)
         if differences is not None:
             parts += _shown(differences[differences["experiment"] == experiment])
-        union = {name + UNION: name + UNION for name in SEMANTIC}
-        if rows[list(union)].notna().any(axis=None):
+        _, further = further_scores(rows)
+        if rows[[*_UNION, *further]].notna().any(axis=None):
             parts.append(
                 "mIoU in protocol (a), divided by the classes of ground truth or prediction:\n"
             )
-            parts.append(_text(_filled(_benchmarks(rows, union))) + "\n")
+            union = _benchmarks(rows, dict(zip(_UNION, _UNION, strict=True)), further)
+            parts.append(_text(_filled(union)) + "\n")
         parts += _paper(rows)
     return "\n".join(parts)
 
@@ -216,12 +222,9 @@ def _paper(rows: pd.DataFrame) -> list[str]:
 def _summary(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the main table of an experiment, one row per variant, as text."""
     plain = {name: f"{name} (b)" if name == "PC-459" else name for name in SEMANTIC}
-    summary = _benchmarks(rows, plain)
-    first, last = (rows.columns.get_loc(name) for name in (COSTS[-1], SEMANTIC[0] + UNION))
-    extra = list(rows.columns[first + 1 : last])
+    further, _ = further_scores(rows)
+    summary = _benchmarks(rows, plain, [*QUALITIES, *further])
     groups = rows.groupby("variant", sort=False)
-    for column in [*QUALITIES, *extra]:
-        summary[column] = [mean_text(group[column]) for _, group in groups]
     summary["steps"] = [_amount(group["steps"]) for _, group in groups]
     summary["images"] = [
         " of ".join(filter(None, map(_amount, (group["images"], group["images_of_benchmarks"]))))
@@ -252,8 +255,8 @@ def _amount(values: pd.Series) -> str:
     return f"{int(known.min())}" if len(known) else ""
 
 
-def _benchmarks(rows: pd.DataFrame, titles: dict[str, str]) -> pd.DataFrame:
-    """Return scores per variant with their mean."""
+def _benchmarks(rows: pd.DataFrame, titles: dict[str, str], further: Sequence[str]) -> pd.DataFrame:
+    """Return scores per variant with their mean, and further ones, which are not in it."""
     groups = rows.groupby("variant", sort=False)
     means = {variant: group[list(titles)].mean(axis=1, skipna=False) for variant, group in groups}
     table = pd.DataFrame({"variant": list(groups.groups)})
@@ -261,6 +264,8 @@ def _benchmarks(rows: pd.DataFrame, titles: dict[str, str]) -> pd.DataFrame:
     for column, title in titles.items():
         table[title] = [mean_text(group[column]) for _, group in groups]
     table[MEAN] = [mean_text(means[variant]) for variant in table["variant"]]
+    for column in further:
+        table[column] = [mean_text(group[column]) for _, group in groups]
     return table
 
 

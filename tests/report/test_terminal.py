@@ -1,6 +1,7 @@
 """The table of results in a terminal of 80 columns, from the files that a run leaves."""
 
 import io
+import json
 
 import pandas as pd
 import pytest
@@ -45,6 +46,43 @@ def test_scores_and_differences_fit_a_terminal(table):
     lines = [line.split() for line in text.splitlines()]
     assert ["maftp", *["+10.0"] * 7] in lines
     assert ["from", *["+0.9"] * 7] in lines and ["to", *["+19.1"] * 7] in lines
+
+
+def table_of(csv, scores: dict[str, dict[str, float]]) -> None:
+    """Write the table of one run that was scored on these benchmarks alone."""
+    folder = csv.parent / "mine/finetuned/seed0/evaluation"
+    folder.mkdir(parents=True)
+    for benchmark, found in scores.items():
+        metric = {"mIoU_b": "semantic", "PQ": "panoptic", "AP": "instance"}[next(iter(found))]
+        content = {"metric": metric, "scores": found}
+        (folder / f"{benchmark}.json").write_text(json.dumps(content))
+    write_table(experiment_table([folder.parent]), csv, csv.with_suffix(".md"))
+
+
+def test_other_benchmarks_than_the_paper_s_are_shown(tmp_path):
+    csv = tmp_path / "table.csv"
+    many = {f"set{number}": {"mIoU_b": 10.0 + number, "mIoU_a": 9.0} for number in range(8)}
+    panoptic = {"town": {"PQ": 41.2, "SQ": 70.0, "RQ": 60.0}}
+    table_of(csv, {"A-150": {"mIoU_b": 30.3, "mIoU_a": 29.1}, **many, **panoptic})
+    text = printed(csv)
+    assert max(map(len, text.splitlines())) <= 80
+    lines = [line.split() for line in text.splitlines()]
+    assert ["variant", "A-150", *[f"set{number}" for number in range(6)]] in lines
+    assert ["finetuned", "30.3", *[f"{10 + number}.0" for number in range(6)]] in lines
+    assert ["variant", "set6", "set7", "town", "PQ"] in lines
+    assert ["finetuned", "16.0", "17.0", "41.2"] in lines
+    assert "PAS-20" not in text and "mean" not in text  # not scored, so not shown
+    union = [line for line in csv.with_suffix(".md").read_text().splitlines() if "(a) |" in line]
+    assert "set7 (a)" in union[-1] and "PAS-20" not in union[-1]
+
+
+@pytest.mark.parametrize(("metric", "others"), [("PQ", {"SQ": 1.0, "RQ": 1.0}), ("AP", {})])
+def test_a_set_of_one_s_own_without_mean_intersections(tmp_path, metric, others):
+    csv = tmp_path / "table.csv"
+    table_of(csv, {"town": {metric: 12.3, **others}})
+    text = printed(csv)
+    assert f"\n{metric} " in text and f"town {metric}" in text and "12.3" in text
+    assert "mIoU" not in text
 
 
 def test_a_table_without_differences_is_shown(table):

@@ -71,6 +71,8 @@ def test_from_two_folders_to_a_row_in_the_table(newcomer):
         assert re.search(rf"^{rule}\s+\d", planned, re.M), planned
     assert re.search(r"^train\s+1$", planned, re.M)
     assert "world" not in planned and "download" not in planned
+    (shown,) = (text for text, command in zip(said, COMMANDS, strict=True) if "show" in command)
+    assert re.search(r"^ +variant +street *$", shown, re.M), shown
     with open(newcomer.path / "results/street/table.csv") as file:
         rows = {row["variant"]: row for row in csv.DictReader(file)}
     assert rows.keys() == {"before", "finetuned"}

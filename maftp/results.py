@@ -50,6 +50,7 @@ SCORES = {
     "instance": {"AP": "{} AP"},
 }
 """By metric the main scores, the first of them first, and their columns for a benchmark."""
+MAIN_SCORE = {metric: next(iter(titles)) for metric, titles in SCORES.items()}
 COSTS = ("trainable_parameters", "training_seconds", "peak_host_memory_mb", "peak_gpu_memory_mb")
 """What manifests say of the cost of a training."""
 COUNTS = {

@@ -1,4 +1,4 @@
-"""Plots of an experiment's scores: per benchmark, in both protocols, and against cost."""
+"""Plots of an experiment's scores: per benchmark, in both protocols of mIoU, and against cost."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from pathlib import Path
 import pandas as pd
 
 from maftp.report.style import COLOURS, MARKERS, new_figure, save_figure
-from maftp.results import Run, Score, score_rows
+from maftp.results import MAIN_SCORE, Run, Score, score_rows
+
+_TITLES = {"mIoU_b": "mIoU", "PQ": "PQ", "AP": "AP"}
 
 
 def plot_scores(runs: Sequence[Run], benchmarks: Sequence[str], path: Path) -> pd.DataFrame:
-    """Plot mIoU (protocol b) and PQ of every variant per benchmark; seeds are averaged.
+    """Plot mIoU (protocol b), PQ or AP of every variant per benchmark; seeds are averaged.
 
     Returns:
         The numbers of the plot.
     """
     table = _score_table(runs, benchmarks)
-    table = table[table.score.isin(["mIoU_b", "PQ"])]
+    table = table[table.score.isin(MAIN_SCORE.values())]
     numbers = (
         table.groupby(["benchmark", "score", "variant"], sort=False)
         .percent.agg(mean="mean", std="std", seeds="count")
@@ -43,9 +45,7 @@ def plot_scores(runs: Sequence[Run], benchmarks: Sequence[str], path: Path) -> p
             label=variant,
         )
     units = numbers.drop_duplicates("benchmark").set_index("benchmark").score
-    axes.set_xticks(
-        range(len(shown)), [f"{name}\n{'PQ' if units[name] == 'PQ' else 'mIoU'}" for name in shown]
-    )
+    axes.set_xticks(range(len(shown)), [f"{name}\n{_TITLES[units[name]]}" for name in shown])
     axes.set(ylabel="score, percent")
     axes.set_ylim(bottom=0)
     handles, names = axes.get_legend_handles_labels()
@@ -90,9 +90,18 @@ def plot_cost(
     ablations: pd.DataFrame | None,
     path: Path,
 ) -> pd.DataFrame:
-    """Plot mean mIoU against training time: trained variants, and the ablation cells if any."""
-    numbers = _variant_costs(runs, benchmarks)
-    if ablations is not None and "mIoU" in ablations:
+    """Plot the mean score against training time: trained variants, and the ablation cells if any.
+
+    It is mIoU where a benchmark has it, else PQ, else AP.
+
+    Returns:
+        The numbers of the plot.
+    """
+    scores = _score_table(runs, benchmarks)
+    score = next(name for name in _TITLES if name in set(scores.score))
+    title = _TITLES[score]
+    numbers = _variant_costs(runs, scores[scores.score == score], title)
+    if ablations is not None:
         cells = ablations.drop_duplicates("run")
         cells = pd.DataFrame(
             {
@@ -100,9 +109,9 @@ def plot_cost(
                 "name": cells.title,
                 "minutes": cells.training_seconds / 60,
                 "trainable_parameters": cells.trainable_parameters,
-                "mIoU": cells["mIoU"],
+                title: _mean_score(cells, title),
             }
-        )
+        ).dropna(subset=title)
         numbers = pd.concat([numbers, cells], ignore_index=True)
     groups = list(dict.fromkeys(numbers.group))
     figure = new_figure(
@@ -115,19 +124,20 @@ def plot_cost(
             number = f"{index + 1}  " if numbered else ""
             axes.plot(
                 row.minutes,
-                row.mIoU,
+                getattr(row, title),
                 MARKERS[index % len(MARKERS)],
                 color=COLOURS[index % len(COLOURS)],
                 label=f"{number}{row.name} ({row.trainable_parameters / 1e6:.2f} M)",
             )
             axes.annotate(
                 number.strip(),
-                (row.minutes, row.mIoU),
+                (row.minutes, getattr(row, title)),
                 xytext=(4, 3),
                 textcoords="offset points",
                 fontsize=6.5,
             )
-        axes.set(xlabel="training, minutes", ylabel="mean mIoU (b), percent", title=group)
+        shown = "mIoU (b)" if title == "mIoU" else title
+        axes.set(xlabel="training, minutes", ylabel=f"mean {shown}, percent", title=group)
         axes.margins(y=0.15)
         axes.set_xlim(0.8 * rows.minutes.min() if numbered else 0, 1.1 * rows.minutes.max())
         small = {"fontsize": 6.5} if numbered else {}
@@ -142,21 +152,25 @@ def _score_table(runs: Sequence[Run], benchmarks: Sequence[str]) -> pd.DataFrame
     return pd.DataFrame(score_rows(runs, benchmarks), columns=Score._fields)
 
 
-def _variant_costs(runs: Sequence[Run], benchmarks: Sequence[str]) -> pd.DataFrame:
-    table = _score_table(runs, benchmarks)
-    table = table[table.score == "mIoU_b"]
-    means = table.groupby(["variant", "seed"]).percent.mean()
+def _mean_score(ablations: pd.DataFrame, title: str) -> pd.Series:
+    """Return the mean over the benchmarks of cells; the table of ablations has that of mIoU."""
+    if title == "mIoU":
+        return ablations.get(title, pd.Series(index=ablations.index, dtype=float))
+    own = [name for name in ablations if name.endswith(f" {title}")]
+    return ablations[own].mean(axis=1)
+
+
+def _variant_costs(runs: Sequence[Run], scores: pd.DataFrame, title: str) -> pd.DataFrame:
+    means = scores.groupby(["variant", "seed"]).percent.mean()
     rows = [
         {
             "group": "variants",
             "name": run.variant,
             "minutes": run.manifest["training_seconds"] / 60,
             "trainable_parameters": run.manifest["trainable_parameters"],
-            "mIoU": means.get((run.variant, run.seed)),
+            title: means[run.variant, run.seed],
         }
         for run in runs
         if run.trained
     ]
-    columns = ["group", "name", "minutes", "trainable_parameters", "mIoU"]
-    frame = pd.DataFrame(rows, columns=columns)
-    return frame.groupby(["group", "name"], sort=False).mean(numeric_only=True).reset_index()
+    return pd.DataFrame(rows).groupby(["group", "name"], sort=False).mean().reset_index()

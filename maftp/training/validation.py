@@ -16,13 +16,12 @@ from maftp.evaluation.runner import predict_all, set_classes
 from maftp.evaluation.scored_split import load_split
 from maftp.files import atomic_path
 from maftp.modeling.segmenter import Segmenter
+from maftp.results import MAIN_SCORE
 from maftp.training.checkpoint import step_folder
 from maftp.training.run_folder import VALIDATION
 
 if TYPE_CHECKING:
     from maftp.config import Params
-
-_METRICS = {"semantic": "mIoU_b", "panoptic": "PQ", "instance": "AP"}
 
 
 class Validation:
@@ -84,5 +83,5 @@ class Validation:
         result = scorer.evaluate()
         if result is None:
             return None
-        score = result["scores"][_METRICS[split.metric]]
+        score = result["scores"][MAIN_SCORE[split.metric]]
         return math.nan if score is None else score

@@ -1,6 +1,7 @@
 """Plots are drawn, and their numbers are those of the results."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -69,6 +70,32 @@ def test_cost_shows_trained_variants(runs, path):
     check_picture(path)
     assert list(numbers.name) == ["maftp", "fcclip"]
     assert numbers.minutes.tolist() == [1.5, 1.5]  # one and two minutes
+
+
+def test_scores_and_cost_of_a_panoptic_experiment(runs, results, path):
+    """As maftp_large_panoptic.yaml: no benchmark has mIoU."""
+    only = ["ADE-panoptic"]
+    assert set(plot_scores(runs, only, path).score) == {"PQ"}
+    cells = ablation_table(
+        made_up_grid(), results, experiment="made_up", benchmarks=only, seeds=SEEDS, draws=5
+    )
+    numbers = plot_cost(runs, only, cells, path)
+    check_picture(path)
+    wanted = [
+        np.mean([run.evaluation(only[0]).scores["PQ"] for run in runs[k : k + 2]]) for k in (0, 2)
+    ]
+    assert numbers.PQ.tolist() == pytest.approx([*wanted, *wanted])
+    assert numbers.group.tolist() == ["variants"] * 2 + ["ablations"] * 2
+
+
+def test_scores_and_cost_of_instances(runs, tmp_path, path):
+    run = Run(tmp_path / "maftp/seed0")
+    shutil.copytree(runs[0].path, run.path)
+    content = {"metric": "instance", "scores": {"AP": 31.5, "AP50": 40.0}}
+    (run.path / "evaluation/town.json").write_text(json.dumps(content))
+    assert plot_scores([run], ["town"], path)["mean"].tolist() == [31.5]
+    assert plot_cost([run], ["town"], None, path).AP.tolist() == [31.5]
+    check_picture(path)
 
 
 def test_classes(results, runs, path):

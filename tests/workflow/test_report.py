@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import shutil
 
 import pandas as pd
@@ -89,6 +90,22 @@ def test_a_second_report_has_nothing_to_do(reported):
     targets = ("results/ablations.csv", "results/report.html")
     done = reported.snakemake("-n", *targets, params=[SMOKE])
     assert "Nothing to be done" in done.stdout + done.stderr
+
+
+def test_the_report_of_released_weights_on_a_panoptic_benchmark_alone(finished, tmp_path):
+    """Nothing is trained, and nothing has mIoU: what needs either is left out."""
+    checkout = finished.copy(tmp_path / "copy")
+    weights = "results/smoke/maftp/seed0/weights.safetensors"
+    (checkout.path / "released.yaml").write_text(
+        "experiment: released\nbenchmarks: [ADE-panoptic]\nablations: null\n"
+        f"variants: {{released: {{weights: {weights}}}}}\n"
+    )
+    page = "results/report.html"
+    done = checkout.snakemake(page, params=["smoke.yaml", "released.yaml"])
+    assert not re.search(r"^train\s", done.stdout + done.stderr, re.M)
+    plots = {path.stem for path in (checkout.path / "results/released/figures").glob("*.png")}
+    assert plots == {"scores", "gap", "recall", "naming", "calibration", "words"}
+    assert all(f"{plot}.png" in checkout.read(page) for plot in plots)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")

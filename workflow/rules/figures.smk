@@ -35,14 +35,17 @@ if WITH_ABLATIONS:
 MANIFESTS = [f"{run}/manifest.json" for run in TRAINED_RUNS]
 
 # Section and inputs of each plot.
-PLOTS = {"scores": ("Scores", SCORES), "cost": ("Scores", [*SCORES, *MANIFESTS])}
+PLOTS = {"scores": ("Scores", SCORES)}
+if TRAINED_RUNS:
+    PLOTS["cost"] = ("Scores", [*SCORES, *MANIFESTS])
 if SEMANTIC:
     PLOTS["protocols"] = ("Scores", SCORES)
     PLOTS["confusion"] = ("Classes", [COUNTS, *SCORES])
+if SEMANTIC and DRIFT_RUNS:
     PLOTS["drift"] = ("Method", [f"{run}/drift.json" for run in DRIFT_RUNS])
 if SEMANTIC and BASELINE:
     PLOTS["classes"] = ("Classes", SCORES)
-if WITH_ABLATIONS:
+if WITH_ABLATIONS and diagnosable(ABLATION_BENCHMARKS):
     PLOTS["ablations"] = ("Method", [])
 for FIGURE in ("gap", "recall", "naming", "calibration", "words") if DIAGNOSES else ():
     PLOTS[FIGURE] = ("Diagnosis", DIAGNOSES)

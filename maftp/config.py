@@ -46,6 +46,8 @@ class Params(Block):
     """One training per variant and seed; it decides initial weights and the order of images."""
     benchmarks: Several[Text]
     """Benchmarks to score, by their names in the catalog: the columns of the table."""
+    baseline: Name | None = None
+    """Variant that all others are compared with; null: fcclip, where there is one."""
     data: Data
     input: Input
     clip: Clip
@@ -67,6 +69,9 @@ class Params(Block):
         for variant, overrides in self.variants.items():
             for key in _dotted(overrides):
                 _refuse_shared(key, where=f"variants.{variant}", shared=SHARED)
+        if self.baseline is not None and self.baseline not in self.variants:
+            known = ", ".join(self.variants)
+            raise ValueError(f"baseline: {self.baseline!r} is not a variant; known: {known}")
         if self.experiment == FOLDER:
             raise ValueError(f"experiment: {FOLDER} is where grids lie; choose another name")
         if self.ablations is not None:
@@ -114,6 +119,12 @@ class Params(Block):
             f"variant {variant!r} is not in the parameters; known: {', '.join(self.variants)}"
         )
 
+    @property
+    def compared_with(self) -> str | None:
+        """The variant that all others are compared with, if any."""
+        default = "fcclip" if "fcclip" in self.variants else None
+        return self.baseline or default
+
     def other_weights(self, seed: int) -> dict[str, Path]:
         """Return the checkpoints of other runs that a training takes, by what it takes of them.
 
@@ -147,7 +158,8 @@ class Params(Block):
     def _variant_values(self, variant: str) -> dict[str, Any]:
         values = self.model_dump(mode="python", exclude={"ablations"})
         overrides = values.pop("variants")[variant]
-        return _tuples(_merge(values, overrides)) | {"variants": {}, "ablations": None}
+        alone = {"variants": {}, "ablations": None, "baseline": None}
+        return _tuples(_merge(values, overrides)) | alone
 
 
 def parse_params(values: Mapping[str, Any], *, source: str) -> Params:
@@ -200,8 +212,14 @@ def load_params(path: Path | str, *overlays: Path | str) -> Params:
 
 
 SHARED = (
-    *("variants", "ablations", "seeds", "experiment", "benchmarks", "data", "resources"),
-    *("tracking", "train.validation", "execution.workers", "execution.gpus_per_worker"),
+    *("variants", "ablations", "seeds", "experiment", "benchmarks", "baseline", "data"),
+    *(
+        "resources",
+        "tracking",
+        "train.validation",
+        "execution.workers",
+        "execution.gpus_per_worker",
+    ),
     *("execution.cpus_per_worker", "execution.loader_workers"),
 )
 """What all variants of an experiment have in common."""

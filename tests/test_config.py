@@ -71,6 +71,21 @@ def test_variants_override_the_rest(tmp_path):
     assert params.model.num_queries == load_params(DEFAULT).model.num_queries
 
 
+@pytest.mark.parametrize(
+    ("text", "baseline"),
+    [
+        ("seeds: [0]", "fcclip"),
+        ("baseline: maftp", "maftp"),
+        ("{variants: {before: {}, after: {}}, baseline: before, ablations: null}", "before"),
+        ("{variants: {before: {}, after: {}}, ablations: null}", None),
+    ],
+)
+def test_the_baseline_is_named_or_fcclip(tmp_path, text, baseline):
+    params = load_params(DEFAULT, overlay(tmp_path, text))
+    assert params.compared_with == baseline
+    assert all(params.for_variant(name).baseline is None for name in params.variants)
+
+
 def sweep(key: str, values: str) -> str:
     """A grid with a single sweep."""
     return (
@@ -90,6 +105,14 @@ def sweep(key: str, values: str) -> str:
         ("{execution: {workers: 1}, resources: {nodes: 2}}", "a multiple of resources"),
         ("model: {hidden_dim: 48}", "model.hidden_dim: must be a multiple of 32"),
         ("variants: {maftp: {train: {rc_wait: 1}}}", "variants.maftp: key 'train.rc_wait'"),
+        (
+            "baseline: clip",
+            "baseline: 'clip' is not a variant; known: maftp, fcclip, fcclip_shuffled",
+        ),
+        (
+            "variants: {maftp: {baseline: maftp}}",
+            "variants.maftp: a variant cannot change baseline",
+        ),
         ("variants: {maftp: {seeds: [1]}}", "variants.maftp: a variant cannot change seeds"),
         ("variants: {m: {data: {root: x}}}", "variants.m: a variant cannot change data.root"),
         ("variants: {m: {train: {validation: null}}}", "cannot change train.validation"),

@@ -40,7 +40,6 @@ def table(
     out: NewFile,
     markdown: NewFile,
     differences: NewFile,
-    baseline: str = "fcclip",
     params: ParamFiles = PARAMS,
 ) -> None:
     """Gather the scores of an experiment's runs into a table; write the cards of trained weights.
@@ -50,7 +49,6 @@ def table(
         out: .csv file to write.
         markdown: .md file for people.
         differences: .csv file of what variants differ from the baseline, with intervals.
-        baseline: variant that all others are compared with.
     """
     from maftp.report.csv_file import write_csv
     from maftp.report.differences import difference_table
@@ -58,10 +56,10 @@ def table(
     from maftp.report.tables import experiment_table, write_table
     from maftp.results import Run
 
-    benchmarks = read_params(params).benchmarks
-    table = experiment_table(runs, benchmarks=benchmarks)
+    experiment = read_params(params)
+    table = experiment_table(runs, benchmarks=experiment.benchmarks)
     found = [Run(run) for run in runs]
-    compared = difference_table(found, baseline, benchmarks)
+    compared = difference_table(found, experiment.compared_with, experiment.benchmarks)
     write_cards(found)
     write_csv(compared, differences, decimals=3)
     write_table(table, out, markdown, differences=compared)

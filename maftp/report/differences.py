@@ -49,13 +49,13 @@ class CountsReader:
 
 
 def difference_table(
-    runs: Sequence[Run], baseline: str, benchmarks: Sequence[str], *, draws: int = 1000
+    runs: Sequence[Run], baseline: str | None, benchmarks: Sequence[str], *, draws: int = 1000
 ) -> pd.DataFrame:
     """Compare every variant of an experiment with a baseline, by benchmark and in the mean.
 
     Args:
         runs: of the experiment, all seeds.
-        baseline: variant; without it the table is empty.
+        baseline: variant; where there is none the table is empty.
         benchmarks: that every run was scored on.
         draws: of the bootstrap.
 
@@ -68,7 +68,8 @@ def difference_table(
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(run.variant, []).append(run)
-    others, reader, records = groups.pop(baseline, []), CountsReader(), []
+    others = groups.pop(baseline, []) if baseline else []
+    reader, records = CountsReader(), []
     for variant, own in groups.items() if others else ():
         sides = reader.sides(own, others, benchmarks)
         for score, found in _differences(sides, draws).items():

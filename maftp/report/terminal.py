@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
@@ -38,7 +38,7 @@ def show_results(csv: Path, console: Console) -> None:
             f"[bold]{experiment}[/], in percent, {spread} {seeds} seed{'s'[: seeds > 1]}\n"
         )
         for title, part in _titled(_scores(rows)):
-            console.print(_printed(title, part))
+            console.print(f"[italic]{title}[/]", _printed(part))
         for folder in (csv.parent, csv.parent / str(experiment)):
             if (folder / DIFFERENCES).exists():
                 found = read_differences(folder / DIFFERENCES)
@@ -78,15 +78,15 @@ def _few(columns: Sequence[str]) -> Iterator[Sequence[str]]:
         yield columns[start : start + _MOST_COLUMNS]
 
 
-def _printed(title: str, scores: pd.DataFrame) -> Table:
-    table = _new_table(title, [name.removesuffix(UNION) for name in scores])
+def _printed(scores: pd.DataFrame) -> Table:
+    table = _new_table([name.removesuffix(UNION) for name in scores])
     for variant, group in scores.groupby("variant", sort=False):
         cells = (mean_text(group[name], decimals=1, sign="±") for name in scores)
         table.add_row(str(variant), *cells)
     return table
 
 
-def _differences(found: pd.DataFrame) -> Iterator[Table]:
+def _differences(found: pd.DataFrame) -> Iterator[Group]:
     if found.empty:
         return
     first = found.iloc[0]
@@ -95,7 +95,7 @@ def _differences(found: pd.DataFrame) -> Iterator[Table]:
         "bold where it excludes zero"
     )
     for columns in _few(list(dict.fromkeys(found["score"]))):
-        table = _new_table(title, columns)
+        table = _new_table(columns)
         for variant, rows in found.groupby("variant", sort=False):
             cells = {
                 row.score: Text(
@@ -105,11 +105,11 @@ def _differences(found: pd.DataFrame) -> Iterator[Table]:
                 for row in rows.itertuples()
             }
             table.add_row(f"{variant}\n  from\n  to", *(cells.get(name, "") for name in columns))
-        yield table
+        yield Group(Text(title, style="italic"), table)
 
 
-def _new_table(title: str, columns: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 0, 0, 1))
+def _new_table(columns: Sequence[str]) -> Table:
+    table = Table(box=box.SIMPLE, padding=(0, 0, 0, 1))
     table.add_column("variant", overflow="fold")
     for name in columns:
         table.add_column(_SHORT.get(name, name), justify="right")

@@ -78,8 +78,9 @@ def test_one_seed_says_that_seeds_are_not_covered(runs):
     assert set(table["covers"]) == {"images"}
 
 
-def test_no_baseline_no_claim(runs, tmp_path):
-    table = difference_table(runs, "none", BENCHMARKS)
+@pytest.mark.parametrize("baseline", ["none", None])
+def test_no_baseline_no_claim(runs, tmp_path, baseline):
+    table = difference_table(runs, baseline, BENCHMARKS)
     assert table.empty
     rows = experiment_table([run.path for run in runs], benchmarks=BENCHMARKS)
     write_table(rows, tmp_path / "t.csv", tmp_path / "t.md", differences=table)

@@ -81,7 +81,7 @@ def test_a_set_of_one_s_own_without_mean_intersections(tmp_path, metric, others)
     csv = tmp_path / "table.csv"
     table_of(csv, {"town": {metric: 12.3, **others}})
     text = printed(csv)
-    assert f"\n{metric} " in text and f"town {metric}" in text and "12.3" in text
+    assert f"\n{metric}\n" in text and f"town {metric}" in text and "12.3" in text
     assert "mIoU" not in text
 
 

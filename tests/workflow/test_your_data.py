@@ -72,7 +72,8 @@ def test_from_two_folders_to_a_row_in_the_table(newcomer):
     assert re.search(r"^train\s+1$", planned, re.M)
     assert "world" not in planned and "download" not in planned
     (shown,) = (text for text, command in zip(said, COMMANDS, strict=True) if "show" in command)
-    assert re.search(r"^ +variant +street *$", shown, re.M), shown
+    assert len(re.findall(r"^ +variant +street *$", shown, re.M)) == 3, shown
+    assert "Difference from before" in shown
     with open(newcomer.path / "results/street/table.csv") as file:
         rows = {row["variant"]: row for row in csv.DictReader(file)}
     assert rows.keys() == {"before", "finetuned"}
@@ -93,6 +94,8 @@ def test_from_two_folders_to_a_row_in_the_table(newcomer):
         if name != "criterion.empty_weight"  # of another number of classes
     ]
     assert 0 < max(moved) < 0.01  # three small steps away from where it started
+    done = newcomer.run(BIN / "snakemake", "results/report.html", *COMMANDS[2][1:])
+    assert re.search(r"^gallery\s+1$", done.stdout + done.stderr, re.M)  # against `before`
     assert len(list((newcomer.path / "predictions").rglob("*.png"))) >= 2
 
 

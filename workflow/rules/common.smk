@@ -99,6 +99,7 @@ shell.prefix(
 )
 EXPERIMENT = PARAMS.experiment
 BENCHMARKS = list(PARAMS.benchmarks)
+BASELINE = PARAMS.compared_with
 ROOT = layout.datasets_root(PARAMS.data.root)
 ROOT = ROOT.relative_to(Path.cwd()) if ROOT.is_relative_to(Path.cwd()) else ROOT
 RESULTS = f"results/{EXPERIMENT}"

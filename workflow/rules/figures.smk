@@ -1,6 +1,7 @@
 # The report: plots with their numbers beside them, pictures, provenance, and one page of all.
-METHOD = PARAMS.ablations.full if HAS_GRID else next(iter(PARAMS.variants))
-BASELINE = "fcclip" if "fcclip" in PARAMS.variants and METHOD != "fcclip" else None
+OTHERS = [variant for variant in PARAMS.variants if variant != BASELINE]
+METHOD = PARAMS.ablations.full if HAS_GRID else (OTHERS or [BASELINE])[0]
+COMPARED = BASELINE is not None and METHOD != BASELINE
 SEMANTIC = [b for b in BENCHMARKS if CATALOG.benchmarks[b].metric == "semantic"]
 PICTURED = "A-150" if "A-150" in SEMANTIC else next(iter(SEMANTIC), None)
 # The grid of the miniature world is short enough to belong to every report; another one is shown
@@ -43,7 +44,7 @@ if SEMANTIC:
     PLOTS["confusion"] = ("Classes", [COUNTS, *SCORES])
 if SEMANTIC and DRIFT_RUNS:
     PLOTS["drift"] = ("Method", [f"{run}/drift.json" for run in DRIFT_RUNS])
-if SEMANTIC and BASELINE:
+if SEMANTIC and COMPARED:
     PLOTS["classes"] = ("Classes", SCORES)
 if WITH_ABLATIONS and diagnosable(ABLATION_BENCHMARKS):
     PLOTS["ablations"] = ("Method", [])
@@ -140,8 +141,8 @@ rule drift:
 
 rule gallery:
     input:
-        method=f"{RESULTS}/{METHOD}/seed{PARAMS.seeds[0]}/weights.safetensors",
-        baseline=f"{RESULTS}/{BASELINE or METHOD}/seed{PARAMS.seeds[0]}/weights.safetensors",
+        method=weights_of(METHOD, PARAMS.seeds[0]),
+        baseline=weights_of(BASELINE or METHOD, PARAMS.seeds[0]),
         statistics=COUNTS,
     output:
         report(
@@ -224,7 +225,7 @@ rule report_parts:
         [f"{run}/history.png" for run in TRAINED_RUNS],
         f"{RESULTS}/table.csv",
         ABLATION_TABLE,
-        f"{RESULTS}/gallery" if BASELINE and SEMANTIC else [],
+        f"{RESULTS}/gallery" if COMPARED and SEMANTIC else [],
         f"{RESULTS}/provenance.csv",
         f"{RESULTS}/params.yaml",
     output:

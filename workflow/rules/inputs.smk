@@ -147,14 +147,17 @@ def folders(variants, seeds):
     return [str(run.path) for run in find_runs(Path(RESULTS), variants, seeds)]
 
 
-def run_weights(wildcards):
+def weights_of(variant, seed):
     """Return the checkpoint a variant is evaluated with: its own, or the one its parameters name."""
-    named = PARAMS.for_variant(wildcards.variant).weights
+    named = PARAMS.for_variant(variant).weights
     if named is None:
-        return (
-            f"{folders([wildcards.variant], [wildcards.seed])[0]}/weights.safetensors"
-        )
-    return named.format(experiment=EXPERIMENT, seed=wildcards.seed)
+        return f"{folders([variant], [seed])[0]}/weights.safetensors"
+    return named.format(experiment=EXPERIMENT, seed=seed)
+
+
+def run_weights(wildcards):
+    """Return the checkpoint of a job's variant and seed."""
+    return weights_of(wildcards.variant, wildcards.seed)
 
 
 def other_weights(variant, seed=0):

@@ -54,6 +54,7 @@ rule experiment_table:
         **needs(PARAMS.resources.prepare),
     params:
         runs=RUNS,
+        baseline=BASELINE,
         code=code_mark("report.tables", "report.differences", "report.model_card"),
     message:
         "Table of {EXPERIMENT}"

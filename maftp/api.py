@@ -20,10 +20,10 @@ from torch import Tensor
 from maftp.config import Params, load_params, recorded_params
 from maftp.data.mapper import test_input
 from maftp.errors import CheckpointError, DataError, ParamsError
+from maftp.files import PROJECT_ROOT
 from maftp.hub import SCHEME, fetch, read_folder
 from maftp.modeling import build
 from maftp.modeling.checkpoint_file import read_metadata
-from maftp.modeling.clip_backbone import PROJECT_ROOT
 from maftp.modeling.postprocessing import Segment
 from maftp.regions import NOTHING, Region, class_regions, enlarge, segment_regions
 from maftp.results import MANIFEST, read_json

@@ -24,7 +24,7 @@ from maftp.data.inventory import is_needless
 from maftp.data.layout import archives_dir, obtained_path, stamp_path
 from maftp.gpus import ask_driver
 from maftp.machine import Finding, check_machine
-from maftp.needs import needs_of
+from maftp.needs import missing_files, needs_of
 from maftp.ops import backends
 from maftp.ops.build import cuda_home
 from maftp.tracking.manifest import package_versions
@@ -88,6 +88,7 @@ def examine(
     found = check_machine(params, catalog, root, sources=sources, jobs_run_here=True)
     found += [*_full_disks(root), *_small_shared_memory(found), *_no_compiler()]
     found += picture_findings(picture_digests(), expected_digests())
+    found += [Finding(True, sentence) for sentence in missing_files(params, catalog)]
     return [*found, *by_hand]
 
 

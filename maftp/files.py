@@ -1,4 +1,4 @@
-"""Whole files or none: write beside the target, then rename. Digests and JSON."""
+"""Whole files or none: write beside the target, then rename. Files by name, digests, JSON."""
 
 from __future__ import annotations
 
@@ -15,6 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from maftp.errors import MaftpError, OutputError, describe_os_error
+
+PROJECT_ROOT = Path(__file__).resolve().parents[1]
+"""Folder that holds the package, params.yaml and the files they name."""
+
+
+def find_file(name: str) -> Path | None:
+    """Find a file named in the parameters: from the working directory, else beside the package."""
+    for path in (Path(name), PROJECT_ROOT / name):
+        if path.is_file():
+            return path
+    return None
 
 
 @contextmanager

@@ -22,10 +22,9 @@ from typing import TYPE_CHECKING, Any
 from maftp.config import Params, recorded_params
 from maftp.credentials import without_credentials
 from maftp.errors import CheckpointError, DataError, OutputError
-from maftp.files import atomic_path, check_output, sha256, write_json
+from maftp.files import atomic_path, check_output, find_file, sha256, write_json
 from maftp.modeling.checkpoint import DERIVED
 from maftp.modeling.checkpoint_file import METADATA, read_metadata
-from maftp.modeling.clip_backbone import find_file
 from maftp.modeling.tensor_files import save_tensors
 from maftp.results import CARD, read_json
 

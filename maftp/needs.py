@@ -1,18 +1,21 @@
-"""What an experiment needs of the catalog: for the workflow and for `maftp doctor` alike."""
+"""What an experiment needs of the catalog and of files: for the workflow and for `maftp doctor`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from maftp.config import Params
 from maftp.data.catalog import Catalog
 from maftp.errors import ParamsError
+from maftp.files import find_file
+from maftp.results import find_runs
 
 IGNORE_LABEL = 255
 """Of the label maps that are trained on."""
 _RELEASED = "weights/released/"
+_CLIP = Path("weights/clip")
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,43 @@ def needs_of(params: Params, catalog: Catalog) -> Needs:
         sources=_once([*sources, names]),
         released=released,
     )
+
+
+def missing_files(params: Params, catalog: Catalog) -> list[str]:
+    """Say which files parameters name that are not there and that no job makes.
+
+    Returns:
+        A sentence for each file: which key names it, and what to do.
+    """
+    seeds = dict.fromkeys(params.variants, params.seeds)
+    if params.ablations is not None and params.ablations.full in params.variants:
+        both = {*params.seeds, *(params.ablations.seeds or ())}
+        seeds |= dict.fromkeys(params.grid.runs, tuple(sorted(both)))
+    made = {Path(_RELEASED, f"{name}.safetensors") for name in catalog.weights}
+    for name, own in seeds.items():
+        for run in find_runs(Path("results") / params.experiment, [name], own):
+            made |= {run.path / "weights.safetensors", run.path / "best.safetensors"}
+    missing = {}
+    for name, own in seeds.items():
+        for key, path in _named_files(params.for_variant(name), own):
+            clip = path.parent == _CLIP and path.suffix == ".safetensors"
+            if not (clip or path in made or find_file(str(path))):
+                what = "make it first" if path.parts[0] == "results" else "put it there"
+                missing[path] = f"{key}: there is no file {path}; {what}, or mend the path"
+    return list(missing.values())
+
+
+def _named_files(params: Params, seeds: Iterable[int]) -> Iterator[tuple[str, Path]]:
+    """Yield the files that a variant takes, each with the key that names it."""
+    if params.clip.config is not None:
+        yield "clip.config", Path(params.clip.config)
+    if Path(params.clip.pretrained).suffix:  # else a tag of open_clip
+        yield "clip.pretrained", Path(params.clip.pretrained)
+    for seed in seeds:
+        if params.weights is not None:
+            yield "weights", Path(params.weights.format(experiment=params.experiment, seed=seed))
+        for name, path in params.other_weights(seed).items():
+            yield f"train.{name}", path
 
 
 def _check_trainable(params: Params, catalog: Catalog) -> None:

@@ -41,7 +41,7 @@ ALLOWED = {
     "tracking": BASE,
     "losses": {"constants", "errors", "config"},
     "modeling": BASE | {"ops", "losses", "data.catalog", "data.vocabulary"},
-    "needs": {"config", "data.catalog", "errors"},
+    "needs": {"config", "data.catalog", "errors", "files", "results"},
     "machine": BASE | {"data.catalog", "data.layout", "gpus"},
     "doctor": BASE | {"machine", "gpus", "needs", "data", "ops", "tracking"},
     "miniworld": BASE | {"data"},

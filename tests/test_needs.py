@@ -7,7 +7,7 @@ import pytest
 from maftp.config import load_params
 from maftp.data.catalog import load_catalog
 from maftp.errors import DataError, ParamsError
-from maftp.needs import needs_of
+from maftp.needs import missing_files, needs_of
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES = {"ade20k_challenge", "ade20k_full", "voc2010", "voc2012"}
@@ -54,6 +54,52 @@ def test_a_set_that_cannot_be_trained_on_is_refused(tmp_path, train, mapper, sen
     params = load_params(ROOT / "params.yaml", tmp_path / "mine.yaml")
     with pytest.raises((DataError, ParamsError), match=sentence):
         needs_of(params, load_catalog())
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (
+            "clip: {pretrained: a.safetensors}",
+            "clip.pretrained: there is no file a.safetensors",
+        ),
+        ("clip: {config: a.json}", "clip.config: there is no file a.json; put it there, or mend"),
+        ("variants: {x: {weights: a.pth}}", "weights: there is no file a.pth; put it there"),
+        (
+            "variants: {x: {weights: weights/released/maft_b.safetensors}}",
+            "weights: there is no file weights/released/maft_b.safetensors; put it there",
+        ),
+        (
+            "{variants: {x: {}}, train: {start: 'results/other/y/seed{seed}/weights.safetensors'}}",
+            "train.start: there is no file results/other/y/seed7/weights.safetensors; make it",
+        ),
+        ("variants: {maftp: {train: {student: a.pt}}}", "train.student: there is no file a.pt"),
+    ],
+)
+def test_a_missing_file_is_named_once_with_its_key(tmp_path, monkeypatch, text, sentence):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text(text)
+    (tmp_path / "seeds.yaml").write_text("{ablations: null, seeds: [7]}")
+    files = ("mine.yaml", "seeds.yaml")
+    params = load_params(ROOT / "params.yaml", *files)
+    (found,) = missing_files(params, load_catalog())
+    assert found.startswith(sentence) and "mend the path" in found
+
+
+def test_what_jobs_make_and_what_is_there_is_not_missing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    experiments = sorted((ROOT / "workflow/experiments").glob("*.yaml"))
+    catalog, missing = load_catalog(), set()
+    for overlays in ([], *[[file] for file in experiments]):
+        missing |= set(missing_files(load_params(ROOT / "params.yaml", *overlays), catalog))
+    (eva,) = missing  # which the page on methods says how to get
+    name = "weights/clip/EVA02_CLIP_L_336_psz14_s6B.pt"
+    assert eva.startswith(f"train.student: there is no file {name}")
+    assert Path(name).name in (ROOT / "docs/methods.md").read_text()
+    (tmp_path / "weights/clip").mkdir(parents=True)
+    (tmp_path / name).touch()
+    file = ROOT / "workflow/experiments/maskclippp_eva_large.yaml"
+    assert missing_files(load_params(ROOT / "params.yaml", file), catalog) == []
 
 
 def test_a_variant_whose_weights_are_given_starts_from_nothing(tmp_path):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from maftp.errors import CheckpointError, MaftpError, ParamsError
-from maftp.files import atomic_path
+from maftp.files import atomic_path, find_file
 from maftp.modeling.checkpoint import clip_entries, fit_state
 from maftp.modeling.checkpoint_file import read_state
 from maftp.modeling.convnext import adopt, cast_at_once
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PROJECT_ROOT = Path(__file__).resolve().parents[2]
-"""Folder that holds the package, params.yaml and the files they name."""
 STAGES = ("res2", "res3", "res4", "res5")
 TRUNK = "visual.trunk."
 
@@ -265,14 +263,6 @@ def find_pretrained(clip: Clip) -> Path:
             f"clip.pretrained: the weights {clip.pretrained!r} of {clip.model} could not be "
             "downloaded; connect to the network, or name a local weight file"
         ) from None
-
-
-def find_file(name: str) -> Path | None:
-    """Find a file named in the parameters: from the working directory, else beside the package."""
-    for path in (Path(name), PROJECT_ROOT / name):
-        if path.is_file():
-            return path
-    return None
 
 
 def fetch_clip(clip: Clip, out: Path) -> None:

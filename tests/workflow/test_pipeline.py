@@ -82,9 +82,10 @@ def test_runs_are_in_mlflow(finished):
         ({"train": {"rc_weight": 0.2}}, {"train": 2, "evaluate": 3}, {"convert", "clip", "world"}),
         ({"evaluate": {"object_threshold": 0.3}}, {"evaluate": 3}, {"train", "convert", "clip"}),
         ({"clip": {"templates": 1}}, {"text_embeddings": 6, "train": 2}, {"convert", "clip"}),
+        ({"baseline": "maftp"}, {"experiment_table": 1}, {"train", "evaluate"}),
         ({"tracking": {"uri": "sqlite:///results/other.db"}}, {}, {"train", "evaluate"}),
     ],
-    ids=["recipe", "evaluation", "templates", "tracking"],
+    ids=["recipe", "evaluation", "templates", "baseline", "tracking"],
 )
 def test_a_parameter_reruns_what_depends_on_it(finished, tmp_path, change, reruns, keeps):
     checkout = finished.copy(tmp_path / "copy")
@@ -128,6 +129,15 @@ def test_a_wrong_parameter_ends_in_a_sentence(checkout, text, sentence):
     if "benchmark" not in sentence and "there is none" not in sentence:
         assert by_hand.returncode == 1
         assert by_hand.stderr.count("\n") == 1 and sentence in by_hand.stderr
+
+
+def test_a_named_file_that_is_not_there_ends_in_a_sentence(checkout):
+    (checkout.path / "wrong.yaml").write_text("train: {start: mine.pt}")
+    done = checkout.snakemake(params=[SMOKE, "wrong.yaml"], ok=False)
+    assert done.returncode != 0 and "MissingInput" not in done.stdout + done.stderr
+    assert "\ntrain.start: there is no file mine.pt; put it there, or mend" in done.stderr
+    assert not (checkout.path / "results").exists()
+    checkout.snakemake("-n", "datasets", params=[SMOKE, "wrong.yaml"])  # these need no weights
 
 
 def assert_one_sentence(done: subprocess.CompletedProcess, *parts: str) -> None:

@@ -12,11 +12,12 @@ import pytest
 from maftp.config import load_params
 from maftp.grid import different_keys, get_key
 from maftp.results import find_runs
-from tests.workflow.conftest import Checkout
+from tests.workflow.conftest import ROOT, Checkout
 
 pytestmark = pytest.mark.slow
 
 SMOKE = "smoke.yaml"
+EXPERIMENTS = sorted((ROOT / "workflow/experiments").glob("*.yaml"))
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FIGURES = {"scores", "protocols", "cost", "classes", "confusion", "drift", "ablations"}
 FIGURES |= {"gap", "recall", "naming", "calibration", "words"}
@@ -90,6 +91,17 @@ def test_a_second_report_has_nothing_to_do(reported):
     targets = ("results/ablations.csv", "results/report.html")
     done = reported.snakemake("-n", *targets, params=[SMOKE])
     assert "Nothing to be done" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda path: path.stem)
+def test_every_official_experiment_has_a_report(checkout, experiment):
+    if experiment.stem == "maskclippp_eva_large":
+        (checkout.path / "weights/clip").mkdir(parents=True)
+        (checkout.path / "weights/clip/EVA02_CLIP_L_336_psz14_s6B.pt").touch()  # by hand
+    done = checkout.snakemake("-n", "results/report.html", params=[experiment])
+    plan = set(re.findall(r"^(\w+)\s+\d+$", done.stdout + done.stderr, re.M))
+    assert {"figure_scores", "provenance", "report_page"} <= plan
+    assert ("train" in plan) == ("figure_cost" in plan) != experiment.stem.endswith("_released")
 
 
 def test_the_report_of_released_weights_on_a_panoptic_benchmark_alone(finished, tmp_path):

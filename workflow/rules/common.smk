@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.settings.types import ExecMode
 
 from maftp.config import load_params
 from maftp.credentials import cleaned
@@ -13,7 +14,7 @@ from maftp.data import layout
 from maftp.data.catalog import load_catalog, read_overlay
 from maftp.errors import MaftpError, ParamsError
 from maftp.grid import FOLDER as GRID_FOLDER
-from maftp.needs import needs_of
+from maftp.needs import missing_files, needs_of
 from maftp.tracking.source import code_digest, code_mark
 from maftp.yaml_file import freeze, is_frozen
 
@@ -51,6 +52,23 @@ def read_params():
 
 
 PARAMS, CATALOG = read_params()
+
+
+def refuse_missing_files():
+    """Say in a sentence what Snakemake would say with all that depends on it; data need no weights.
+
+    Raises:
+        WorkflowError: parameters name a file that is not there and that no job makes.
+    """
+    # only Snakemake knows what is in a bucket
+    in_bucket = workflow.storage_settings.default_storage_provider is not None
+    missing = [] if in_bucket else missing_files(PARAMS, CATALOG)
+    if missing and "datasets" not in sys.argv:
+        raise WorkflowError("\n".join(missing))
+
+
+if workflow.exec_mode == ExecMode.DEFAULT:
+    refuse_missing_files()
 
 
 def frozen_params():

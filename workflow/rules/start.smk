@@ -1,6 +1,5 @@
 # What is looked at before the first job, and put away after the last. No rules.
 from rich.filesize import decimal
-from snakemake.settings.types import ExecMode
 
 from maftp.data import inventory
 from maftp.data.download import registration_message

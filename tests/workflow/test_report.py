@@ -93,6 +93,17 @@ def test_a_second_report_has_nothing_to_do(reported):
     assert "Nothing to be done" in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("together", ["true", "false"])
+def test_a_grid_may_want_benchmarks_that_the_table_does_not_show(checkout, together):
+    """Without overrides the full cell is a variant of the table."""
+    (checkout.path / "mine.yaml").write_text(
+        f"{{benchmarks: [PAS-20], execution: {{evaluate_together: {together}}}, "
+        "ablations: {overrides: {}}}"
+    )
+    wanted = "results/smoke/maftp/seed0/evaluation/ADE-panoptic.json"
+    checkout.snakemake("-n", "results/ablations.csv", wanted, params=[SMOKE, "mine.yaml"])
+
+
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda path: path.stem)
 def test_every_official_experiment_has_a_report(checkout, experiment):
     if experiment.stem == "maskclippp_eva_large":

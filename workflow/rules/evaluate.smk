@@ -4,8 +4,10 @@ EVALUATION_GPUS = min(PARAMS.execution.gpus_per_worker, 1)
 GRID_HOME = f"{GRID_FOLDER}/{EXPERIMENT}"
 JOBS = {"": (RUN, ["{benchmark}"])}
 if PARAMS.execution.evaluate_together:
+    # The grid may ask for more benchmarks, of cells that are variants as well.
+    MORE = ABLATION_BENCHMARKS if {*ABLATION_RUNS} & {*PARAMS.variants} else []
     JOBS = {
-        "": (RUN.replace("{home}", EXPERIMENT), BENCHMARKS),
+        "": (RUN.replace("{home}", EXPERIMENT), list(dict.fromkeys(BENCHMARKS + MORE))),
         "_grid": (RUN.replace("{home}", GRID_HOME), ABLATION_BENCHMARKS),
     }
 

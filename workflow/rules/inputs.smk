@@ -63,11 +63,6 @@ def catalog_entry(section, name):
     return None if drawn else entry.model_dump(mode="json")
 
 
-def benchmarks_of(variant):
-    """Return what a variant is scored on: runs of the grid alone on its benchmarks."""
-    return BENCHMARKS if variant in PARAMS.variants else ABLATION_BENCHMARKS
-
-
 def scores_of(runs, benchmarks):
     """Return the scores of the evaluations of some runs."""
     return [f"{run}/evaluation/{name}.json" for run in runs for name in benchmarks]

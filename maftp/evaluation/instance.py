@@ -63,11 +63,15 @@ class InstanceEvaluator(DatasetEvaluator):
 
     Args:
         truth: the ground truth.
+        seen: by class index, whether training knew one of its names.
         image_ids: the images to score.
     """
 
-    def __init__(self, *, truth: InstanceTruth, image_ids: Sequence[str | int]) -> None:
+    def __init__(
+        self, *, truth: InstanceTruth, seen: Mapping[int, bool], image_ids: Sequence[str | int]
+    ) -> None:
         self._truth = truth.coco
+        self._seen = dict(seen)
         self._image_ids = list(image_ids)
         self.reset()
 
@@ -113,15 +117,26 @@ class InstanceEvaluator(DatasetEvaluator):
             )
 
     def evaluate(self) -> dict[str, Any] | None:
-        """Return `scores` in percent (None without ground truth); None on all ranks except 0."""
+        """Return `scores` and `per_class` records, in percent; None on all ranks except 0.
+
+        A score without ground truth is None.
+        """
         parts = comm.gather(self._detections)
         if not comm.is_main_process():
             return None
         detections = [detection for part in parts for detection in part]
-        scores: dict[str, Any] = dict(zip(_SCORES, self._precision(detections), strict=True))
-        return {"scores": scores | {"images": len(self._image_ids)}, "per_class": []}
+        found = self._compare(detections)
+        scores: dict[str, Any] = dict(zip(_SCORES, map(_percent, found.stats[:6]), strict=True))
+        # IoU x recall x category x area x number of detections; of all areas, with most detections
+        precision = found.eval["precision"][:, :, :, 0, -1]
+        per_class = [
+            {"id": int(key), "name": self._truth.cats[key]["name"], "seen": bool(self._seen[key])}
+            | {"AP": _percent(precision[:, :, place].mean())}
+            for place, key in enumerate(found.params.catIds)
+        ]
+        return {"scores": scores | {"images": len(self._image_ids)}, "per_class": per_class}
 
-    def _precision(self, detections: list[dict[str, Any]]) -> list[float | None]:
+    def _compare(self, detections: list[dict[str, Any]]) -> COCOeval:
         with contextlib.redirect_stdout(io.StringIO()):
             found = self._truth.loadRes(detections) if detections else _without_annotations()
             evaluation = COCOeval(self._truth, found, "segm")
@@ -129,7 +144,12 @@ class InstanceEvaluator(DatasetEvaluator):
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()
-        return [None if value < 0 else 100 * float(value) for value in evaluation.stats[:6]]
+        return evaluation
+
+
+def _percent(precision: float) -> float | None:
+    """Return a precision in percent; COCO's -1, without ground truth, is None."""
+    return None if precision < 0 else 100 * float(precision)
 
 
 def _without_annotations() -> COCO:

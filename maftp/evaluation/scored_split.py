@@ -73,7 +73,8 @@ class ScoredSplit:
         """Return the evaluator of the benchmark's metric."""
         if isinstance(self.truth, InstanceTruth):
             image_ids = [record["image_id"] for record in self.records]
-            return InstanceEvaluator(truth=self.truth, image_ids=image_ids)
+            seen = dict(enumerate(self.seen))
+            return InstanceEvaluator(truth=self.truth, seen=seen, image_ids=image_ids)
         if isinstance(self.truth, PanopticTruth):
             scored = [str(record["image_id"]) for record in self.records]
             return PanopticEvaluator(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,8 +44,11 @@ def write_truth(path: Path, masks: list[tuple[int, np.ndarray]]) -> Path:
     return path
 
 
-def scores(path: Path, detections: list[tuple[int, float, np.ndarray]]) -> dict[str, float | None]:
-    evaluator = InstanceEvaluator(truth=InstanceTruth.read(path), image_ids=["a"])
+SEEN = {7: True, 8: False}
+
+
+def evaluated(path: Path, detections: list[tuple[int, float, np.ndarray]]) -> dict[str, Any]:
+    evaluator = InstanceEvaluator(truth=InstanceTruth.read(path), seen=SEEN, image_ids=["a"])
     found = Instances((40, 80))
     found.pred_classes = torch.tensor([label for label, _, _ in detections], dtype=torch.long)
     found.scores = torch.tensor([score for _, score, _ in detections])
@@ -53,7 +57,11 @@ def scores(path: Path, detections: list[tuple[int, float, np.ndarray]]) -> dict[
     evaluator.process([{"image_id": "a"}], [{"instances": found}])
     result = evaluator.evaluate()
     assert result is not None
-    return result["scores"]
+    return result
+
+
+def scores(path: Path, detections: list[tuple[int, float, np.ndarray]]) -> dict[str, float | None]:
+    return evaluated(path, detections)["scores"]
 
 
 def test_perfect_masks(tmp_path: Path):
@@ -68,6 +76,19 @@ def test_category_without_ground_truth_costs_nothing_and_a_missed_one_halves_the
     assert scores(path, [(7, 0.9, square(0))])["AP"] == pytest.approx(50)
     path = write_truth(tmp_path / "b.json", [(7, square(0))])
     assert scores(path, [(7, 0.9, square(0)), (8, 0.9, square(30))])["AP"] == pytest.approx(100)
+
+
+def test_each_class_has_its_precision(tmp_path: Path):
+    path = write_truth(tmp_path / "a.json", [(7, square(0)), (8, square(30))])
+    # the bed is shifted by 4 (see below), the door is found
+    result = evaluated(path, [(7, 0.9, square(4)), (8, 0.9, square(30))])
+    assert result["per_class"] == [
+        {"id": 7, "name": "bed", "seen": True, "AP": pytest.approx(40)},
+        {"id": 8, "name": "door", "seen": False, "AP": pytest.approx(100)},
+    ]
+    assert result["scores"]["AP"] == pytest.approx(70)
+    path = write_truth(tmp_path / "b.json", [(7, square(0))])
+    assert [entry["AP"] for entry in evaluated(path, [])["per_class"]] == [0, None]
 
 
 def test_shifted_mask(tmp_path: Path):
@@ -101,7 +122,7 @@ def test_wrong_ground_truth_is_named(tmp_path: Path):
 @pytest.mark.parametrize("size", [(80, 40), (40, 79), (1, 1)])
 def test_masks_of_another_size_are_refused(size: tuple[int, int], tmp_path: Path):
     path = write_truth(tmp_path / "a.json", [(7, square(0))])
-    evaluator = InstanceEvaluator(truth=InstanceTruth.read(path), image_ids=["a"])
+    evaluator = InstanceEvaluator(truth=InstanceTruth.read(path), seen=SEEN, image_ids=["a"])
     found = Instances(size)
     found.pred_classes, found.scores = torch.tensor([7]), torch.tensor([0.9])
     found.pred_masks = torch.ones(1, *size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,9 +87,21 @@ def _panoptic(record: dict[str, Any]) -> tuple[NDArray[np.int32], NDArray[np.int
 def _instances(
     record: dict[str, Any], size: tuple[int, ...]
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    labels = np.full(size, NOTHING, np.int32)
-    segments = np.zeros(size, np.int32)
-    for number, annotation in enumerate(record["annotations"], start=1):
-        mask = decode_mask(annotation["segmentation"], size, record["file_name"])
-        labels[mask], segments[mask] = annotation["category_id"], number
-    return labels, segments
+    found = record["annotations"]
+    masks = (decode_mask(one["segmentation"], size, record["file_name"]) for one in found)
+    return stack(zip((one["category_id"] for one in found), masks, strict=True), size)
+
+
+def stack(
+    instances: Iterable[tuple[int, NDArray[np.bool_]]], size: tuple[int, ...]
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Lay instances on each other: return the classes and the numbers of the uppermost, (H, W).
+
+    Args:
+        instances: class and mask (H, W) of each, the lowest first; numbers count from 1.
+        size: height and width.
+    """
+    labels, numbers = np.full(size, NOTHING, np.int32), np.zeros(size, np.int32)
+    for number, (label, mask) in enumerate(instances, start=1):
+        labels[mask], numbers[mask] = label, number
+    return labels, numbers

@@ -19,6 +19,8 @@ from detectron2.utils import comm
 from numpy.typing import NDArray
 
 from maftp.data.images import read_label, read_rgb
+from maftp.data.preview import stack
+from maftp.evaluation.instance import InstanceTruth
 from maftp.evaluation.panoptic import VOID, PanopticQuality, PanopticTruth, Segment
 from maftp.evaluation.semantic import ConfusionMatrix, percent
 from maftp.evaluation.statistics import (
@@ -35,6 +37,8 @@ from maftp.evaluation.statistics import (
 )
 from maftp.report.figures import NOTHING, Colour, Layer, draw_panel
 
+_SHOWN_SCORE = 0.5
+"""Of the hundred instances of an image most are nothing; those below it are not painted."""
 Item = Mapping[str, Any]
 """One image of Detectron2's batched inputs."""
 
@@ -152,7 +156,7 @@ class OverlayDrawer(DatasetEvaluator):
         names: class names.
         colours: RGB 0..255 per class.
         ignore_label: ground-truth value that is not painted (semantic).
-        truth: panoptic ground truth; None draws semantic label maps.
+        truth: ground truth of segments or instances; None draws semantic label maps.
     """
 
     def __init__(
@@ -163,7 +167,7 @@ class OverlayDrawer(DatasetEvaluator):
         names: Sequence[str],
         colours: Sequence[Colour],
         ignore_label: int,
-        truth: PanopticTruth | None = None,
+        truth: PanopticTruth | InstanceTruth | None = None,
     ) -> None:
         self._folder = folder
         self._count = count
@@ -171,8 +175,6 @@ class OverlayDrawer(DatasetEvaluator):
         self._colours = colours
         self._ignore_label = ignore_label
         self._truth = truth
-        category_ids = [] if truth is None else truth.category_ids
-        self._class_of = {category: index for index, category in enumerate(category_ids)}
         self.reset()
 
     def reset(self) -> None:
@@ -185,15 +187,10 @@ class OverlayDrawer(DatasetEvaluator):
             if self._drawn >= self._count:
                 return
             path = Path(item["file_name"])
-            layers = (
-                self._semantic(item, output)
-                if self._truth is None
-                else self._panoptic(item, output)
-            )
             draw_panel(
                 self._folder / f"{path.stem}.png",
                 read_rgb(path, oriented=True),
-                layers,
+                self._layers(item, output),
                 names=self._names,
                 colours=self._colours,
             )
@@ -202,25 +199,43 @@ class OverlayDrawer(DatasetEvaluator):
     def evaluate(self) -> None:
         """Return nothing: pictures are not scores."""
 
-    def _semantic(self, item: Item, output: Mapping[str, Any]) -> list[Layer]:
+    def _layers(self, item: Item, output: Mapping[str, Any]) -> list[Layer]:
+        if isinstance(self._truth, PanopticTruth):
+            return _panoptic_layers(self._truth, item, output)
+        if isinstance(self._truth, InstanceTruth):
+            return _instance_layers(self._truth, item, output)
         truth = read_label(Path(item["sem_seg_file_name"])).astype(np.int64)
         truth[truth == self._ignore_label] = NOTHING
         return [Layer("ground truth", truth), Layer("prediction", label_map(output))]
 
-    def _panoptic(self, item: Item, output: Mapping[str, Any]) -> list[Layer]:
-        assert self._truth is not None
-        image_id = str(item["image_id"])
-        true_ids = self._truth.ids(image_id)
-        true_classes = {
-            segment["id"]: self._class_of[segment["category_id"]]
-            for segment in self._truth.segments(image_id)
-        }
-        ids, segments = panoptic_map(output)
-        classes = {segment["id"]: segment["category_id"] for segment in segments}
-        return [
-            Layer("ground truth", _paint(true_ids, true_classes), true_ids),
-            Layer("prediction", _paint(ids, classes), ids),
-        ]
+
+def _panoptic_layers(truth: PanopticTruth, item: Item, output: Mapping[str, Any]) -> list[Layer]:
+    image_id = str(item["image_id"])
+    class_of = {category: index for index, category in enumerate(truth.category_ids)}
+    true_ids = truth.ids(image_id)
+    true_classes = {
+        segment["id"]: class_of[segment["category_id"]] for segment in truth.segments(image_id)
+    }
+    ids, segments = panoptic_map(output)
+    classes = {segment["id"]: segment["category_id"] for segment in segments}
+    return [
+        Layer("ground truth", _paint(true_ids, true_classes), true_ids),
+        Layer("prediction", _paint(ids, classes), ids),
+    ]
+
+
+def _instance_layers(truth: InstanceTruth, item: Item, output: Mapping[str, Any]) -> list[Layer]:
+    """Paint the true instances, small ones on top, and those predicted with a score of a half."""
+    true = sorted(truth.coco.imgToAnns[item["image_id"]], key=lambda one: -one["area"])
+    masks = [(one["category_id"], truth.coco.annToMask(one).astype(bool)) for one in true]
+    found = output["instances"].to("cpu")
+    order = [n for n in found.scores.argsort().tolist() if found.scores[n] >= _SHOWN_SCORE]
+    predicted = [(int(found.pred_classes[n]), found.pred_masks[n].bool().numpy()) for n in order]
+    size = tuple(found.pred_masks.shape[1:])
+    return [
+        Layer("ground truth", *stack(masks, size)),
+        Layer("prediction", *stack(predicted, size)),
+    ]
 
 
 def label_map(output: Mapping[str, Any]) -> NDArray[np.int32]:

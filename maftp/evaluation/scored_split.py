@@ -85,15 +85,14 @@ class ScoredSplit:
         return SemanticEvaluator(names=self.names, ignore_label=self.ignore_label, seen=self.seen)
 
     def drawer(self, folder: Path, count: int) -> OverlayDrawer:
-        """Return what draws the first `count` images; nothing is drawn of instances."""
-        instances = isinstance(self.truth, InstanceTruth)
+        """Return what draws the first `count` images."""
         return OverlayDrawer(
             folder=folder,
-            count=0 if instances else count,
+            count=count,
             names=self.names,
             colours=self.colours,
             ignore_label=self.ignore_label,
-            truth=self.truth if isinstance(self.truth, PanopticTruth) else None,
+            truth=self.truth,
         )
 
 

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from detectron2.structures import Instances
 from PIL import Image
 
 from maftp.errors import DataError
 from maftp.evaluation.evaluators import OverlayDrawer, PanopticEvaluator, SemanticEvaluator
+from maftp.evaluation.instance import InstanceTruth
 from maftp.evaluation.panoptic import PanopticTruth
 
 NAMES = ["sky", "grass,lawn", "cat"]
@@ -109,9 +111,38 @@ def test_an_image_without_ground_truth_is_named(item: dict[str, Any], truth: Pan
         evaluator.process([item | {"image_id": "b"}], [panoptic_output([[0]], {})])
 
 
-@pytest.mark.parametrize("panoptic", [False, True])
+@pytest.fixture
+def instances(tmp_path: Path) -> InstanceTruth:
+    """One image: a sky all over, and a cat on its right."""
+    masks = [(0, [0, 8], 8), (2, [4, 4], 4)]  # in run lengths down the columns
+    annotations = [
+        {"id": number, "image_id": "a", "category_id": label, "area": area, "iscrowd": 0}
+        | {"bbox": [0, 0, 4, 2], "segmentation": {"size": [2, 4], "counts": counts}}
+        for number, (label, counts, area) in enumerate(masks, start=1)
+    ]
+    images = [{"id": "a", "file_name": "photo.jpg", "height": 2, "width": 4}]
+    categories = [{"id": index, "name": name} for index, name in enumerate(NAMES)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps(content))
+    return InstanceTruth.read(path)
+
+
+def instance_output(found: list[tuple[int, float, list[list[int]]]]) -> dict[str, Any]:
+    instances = Instances((2, 4))
+    instances.pred_classes = torch.tensor([label for label, _, _ in found])
+    instances.scores = torch.tensor([score for _, score, _ in found])
+    instances.pred_masks = torch.tensor([mask for _, _, mask in found], dtype=torch.float32)
+    return {"instances": instances}
+
+
+@pytest.mark.parametrize("kind", ["semantic", "panoptic", "instance"])
 def test_pictures_show_truth_and_prediction(
-    item: dict[str, Any], truth: PanopticTruth, tmp_path: Path, panoptic: bool
+    item: dict[str, Any],
+    truth: PanopticTruth,
+    instances: InstanceTruth,
+    tmp_path: Path,
+    kind: str,
 ):
     drawer = OverlayDrawer(
         folder=tmp_path / "overlays",
@@ -119,9 +150,14 @@ def test_pictures_show_truth_and_prediction(
         names=NAMES,
         colours=COLOURS,
         ignore_label=255,
-        truth=truth if panoptic else None,
+        truth={"semantic": None, "panoptic": truth, "instance": instances}[kind],
     )
     output = panoptic_output([[7] * 4] * 2, {7: 1}) | {"sem_seg": scores_of(np.ones((2, 4), int))}
+    # the best one lies on top, and the worst is not painted
+    whole, nothing = [[1] * 4] * 2, [[0] * 4] * 2
+    output |= instance_output(
+        [(1, 0.9, whole), (2, 0.6, whole), (0, 0.4, whole), (0, 0.8, nothing)]
+    )
     for _ in range(2):
         drawer.process([item], [output])
     assert [path.name for path in (tmp_path / "overlays").iterdir()] == ["photo.png"]

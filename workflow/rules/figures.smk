@@ -74,7 +74,8 @@ for FIGURE, (SECTION, MADE_FROM) in PLOTS.items():
             figure=FIGURE,
             results=lambda wildcards, output: Path(output.picture).parents[1],
             variants=["--method", METHOD, "--baseline", BASELINE or METHOD],
-            benchmark=PICTURED or (diagnosable(BENCHMARKS) or BENCHMARKS)[0],
+            benchmark=PICTURED
+            or (diagnosable([*BENCHMARKS, *ABLATION_BENCHMARKS]) or BENCHMARKS)[0],
             ablations=lambda wildcards, input: (
                 ["--ablations", input.ablations] if input.ablations else []
             ),

@@ -27,10 +27,18 @@ def _unlike(values: tuple[Item, ...]) -> tuple[Item, ...]:
     return values
 
 
+def _no_other_braces(path: str) -> str:
+    if {"{", "}"} & set(path.replace("{experiment}", "").replace("{seed}", "")):
+        raise ValueError("only {experiment} and {seed} are filled in; leave out other braces")
+    return path
+
+
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
 Text = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Place = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f{}]+$")]
 """A path or address; Snakemake gives braces a meaning of their own."""
+Checkpoint = Annotated[Text, AfterValidator(_no_other_braces)]
+"""The path of a checkpoint, with {experiment} and {seed} filled in."""
 Title = Annotated[
     str,
     Field(
@@ -321,11 +329,11 @@ class Train(Block):
     """Weight of representation compensation; 0 leaves it out."""
     rc_scales: Several[Positive]
     """Pooling scales of representation compensation; inputs must be 32 x the largest wide."""
-    proposals: Text | None = None
+    proposals: Checkpoint | None = None
     """Checkpoint of the frozen model that proposes masks; {experiment} and {seed} are filled in."""
-    student: Text | None = None
+    student: Checkpoint | None = None
     """Weight file of EVA-CLIP for the student eva02_l, written likewise."""
-    start: Text | None = None
+    start: Checkpoint | None = None
     """Checkpoint that training starts from, written likewise; of mask_adapter the adapter alone."""
     ovr: Ovr = Ovr()
     """OVRCOAT's loss on CLIP's class probabilities; no other model has it."""

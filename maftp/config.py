@@ -17,6 +17,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from maftp.blocks import (
     Ablations,
     Block,
+    Checkpoint,
     Clip,
     Count,
     Data,
@@ -57,7 +58,7 @@ class Params(Block):
     evaluate: Evaluate
     tracking: Tracking
     resources: Resources = Resources()
-    weights: Text | None
+    weights: Checkpoint | None
     """Checkpoint to evaluate, with {experiment} and {seed} filled in; null: train one."""
     variants: dict[Name, Overrides]
     """Rows of the table, by name: the keys that differ. A later file replaces them all."""
@@ -213,13 +214,8 @@ def load_params(path: Path | str, *overlays: Path | str) -> Params:
 
 SHARED = (
     *("variants", "ablations", "seeds", "experiment", "benchmarks", "baseline", "data"),
-    *(
-        "resources",
-        "tracking",
-        "train.validation",
-        "execution.workers",
-        "execution.gpus_per_worker",
-    ),
+    *("resources", "tracking", "train.validation"),
+    *("execution.workers", "execution.gpus_per_worker"),
     *("execution.cpus_per_worker", "execution.loader_workers"),
 )
 """What all variants of an experiment have in common."""

@@ -138,6 +138,12 @@ def sweep(key: str, values: str) -> str:
         ('data: {root: ""}', "'data.root' is ''"),
         ('data: {root: "a\\0b"}', "'data.root' is 'a"),
         ('data: {root: "{variant}"}', "'data.root' is '{variant}'"),
+        (
+            "train: {start: 'a{variant}.pt'}",
+            "'train.start' is 'a{variant}.pt': only {experiment} and",
+        ),
+        ("train: {student: '{0}'}", "'train.student' is '{0}': only {experiment} and {seed} are"),
+        ("variants: {m: {weights: 'a}'}}", "key 'weights' is 'a}': only {experiment} and {seed}"),
         ("train: {workers: 2}", "'train.workers' is called 'execution.workers' now"),
         ("experiment: a b", "A-Za-z0-9"),
         ("experiment: ../elsewhere", "'experiment' is '../elsewhere'"),

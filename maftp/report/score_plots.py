@@ -149,7 +149,8 @@ def plot_cost(
 
 
 def _score_table(runs: Sequence[Run], benchmarks: Sequence[str]) -> pd.DataFrame:
-    return pd.DataFrame(score_rows(runs, benchmarks), columns=Score._fields)
+    rows = score_rows(runs, benchmarks)
+    return pd.DataFrame(rows, columns=Score._fields).astype({"percent": float})
 
 
 def _mean_score(ablations: pd.DataFrame, title: str) -> pd.Series:

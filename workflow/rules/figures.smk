@@ -1,6 +1,10 @@
 # The report: plots with their numbers beside them, pictures, provenance, and one page of all.
 OTHERS = [variant for variant in PARAMS.variants if variant != BASELINE]
-METHOD = PARAMS.ablations.full if HAS_GRID else (OTHERS or [BASELINE])[0]
+METHOD = (
+    PARAMS.ablations.full
+    if HAS_GRID and PARAMS.ablations.full in OTHERS
+    else (OTHERS or [BASELINE])[0]
+)
 COMPARED = BASELINE is not None and METHOD != BASELINE
 SEMANTIC = [b for b in BENCHMARKS if CATALOG.benchmarks[b].metric == "semantic"]
 PICTURED = "A-150" if "A-150" in SEMANTIC else next(iter(SEMANTIC), None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,13 +60,8 @@ def needs_of(params: Params, catalog: Catalog) -> Needs:
     names = catalog.source_of_vocabulary(catalog.dataset(params.data.train).vocabulary)
     sources = [s for name in [*datasets, *kin] for s in catalog.dataset(name).sources]
     released = {Path(w).stem: v for v, w in weights.items() if (w or "").startswith(_RELEASED)}
-    others = [w for name in weights for w in params.for_variant(name).other_weights(0).values()]
-    for other in others:
-        if str(other).startswith(_RELEASED) and other.stem not in released:
-            raise ParamsError(
-                f"train: {other} belongs to no variant; add one that evaluates it, with the model "
-                "and the CLIP that it is of"
-            )
+    for name in weights:
+        _check_released(name, params.for_variant(name), released)
     return Needs(
         scored=scored,
         validated=validated,
@@ -76,6 +71,29 @@ def needs_of(params: Params, catalog: Catalog) -> Needs:
         sources=_once([*sources, names]),
         released=released,
     )
+
+
+def _check_released(variant: str, params: Params, released: Container[str]) -> None:
+    """Check that a variant says how to read each of the released weights that another one takes.
+
+    Raises:
+        ParamsError: names the first of which none does.
+    """
+    taken = {f"train.{key}": path for key, path in params.other_weights(0).items()}
+    taken["clip.pretrained"] = Path(params.clip.pretrained)
+    for key, path in taken.items():
+        if not str(path).startswith(_RELEASED):
+            continue
+        if path.stem not in released:
+            raise ParamsError(
+                f"{key}: {path} belongs to no variant; add one that evaluates it, with the model "
+                "and the CLIP that it is of"
+            )
+        if params.weights == str(path) and key != "clip.pretrained":
+            raise ParamsError(
+                f"variants.{variant}: weights and {key} are the same file, {path}; set {key} to "
+                "null, or mend the weights"
+            )
 
 
 def missing_files(params: Params, catalog: Catalog) -> list[str]:

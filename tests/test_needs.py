@@ -102,6 +102,25 @@ def test_what_jobs_make_and_what_is_there_is_not_missing(tmp_path, monkeypatch):
     assert missing_files(load_params(ROOT / "params.yaml", file), catalog) == []
 
 
+@pytest.mark.parametrize(
+    ("experiment", "variants", "sentence"),
+    [
+        ("maskadapter_maftp_large_released", "{b: {weights: weights/released/maftp_b.safetensors}}",
+         r"clip\.pretrained: weights/released/maskadapter_maftp_l\.safetensors belongs to no"),
+        ("maskclippp_base_released", "{b: {weights: weights/released/maftp_b.safetensors}}",
+         r"variants\.b: weights and train\.proposals are the same file, weights/released/maftp_b"),
+        ("maskclippp_base", "{b: {}}",
+         r"train\.proposals: weights/released/maftp_b\.safetensors belongs to no variant"),
+    ],
+)  # fmt: skip
+def test_released_weights_belong_to_a_variant(tmp_path, experiment, variants, sentence):
+    (tmp_path / "mine.yaml").write_text(f"variants: {variants}")
+    file = ROOT / f"workflow/experiments/{experiment}.yaml"
+    params = load_params(ROOT / "params.yaml", file, tmp_path / "mine.yaml")
+    with pytest.raises(ParamsError, match=sentence):
+        needs_of(params, load_catalog())
+
+
 def test_a_variant_whose_weights_are_given_starts_from_nothing(tmp_path):
     (tmp_path / "mine.yaml").write_text(
         "train: {start: weights/released/maftp_b.safetensors}\nablations: null\n"

@@ -115,6 +115,8 @@ def test_a_variant_gets_the_clip_that_it_names(finished, tmp_path):
 
 def test_two_clips_of_one_name_are_refused(checkout):
     change = {"variants": {"a": {}, "b": {"clip": {"pretrained": "x/clip_miniature.safetensors"}}}}
+    (checkout.path / "x").mkdir()
+    (checkout.path / "x/clip_miniature.safetensors").touch()
     (checkout.path / "change.yaml").write_text(yaml.safe_dump(change | {"ablations": None}))
     done = checkout.snakemake("-n", params=[SMOKE, "change.yaml"], ok=False)
     assert done.returncode != 0 and "have the same name" in done.stdout + done.stderr

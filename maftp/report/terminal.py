@@ -112,5 +112,6 @@ def _new_table(columns: Sequence[str]) -> Table:
     table = Table(box=box.SIMPLE, padding=(0, 0, 0, 1))
     table.add_column("variant", overflow="fold")
     for name in columns:
-        table.add_column(_SHORT.get(name, name), justify="right")
+        # no_wrap: a name is folded where there is no room, a number is not cut
+        table.add_column(_SHORT.get(name, name), justify="right", no_wrap=True)
     return table

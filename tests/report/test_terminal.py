@@ -23,7 +23,7 @@ def printed(csv) -> str:
 @pytest.fixture
 def table(tmp_path):
     """results/table.csv of an experiment with three seeds, its differences in its folder."""
-    scores = {"maftp": (40, 44, 48), "fcclip": (30, 34, 38)}
+    scores = {"maftp": (40, 44, 48), "fcclip": (30, 34, 38), "fcclip_shuffled": (10, 14, 18)}
     runs = [
         make_run(tmp_path / "world" / variant / f"seed{seed}", score)
         for variant, found in scores.items()
@@ -43,6 +43,7 @@ def test_scores_and_differences_fit_a_terminal(table):
     assert "over 3 seeds" in text and "mIoU (a)" in text
     line = next(line for line in text.splitlines() if line.split()[:1] == ["maftp"])
     assert line.split() == ["maftp", *["44.0±4.0"] * 7]
+    assert "…" not in text
     lines = [line.split() for line in text.splitlines()]
     assert ["maftp", *["+10.0"] * 7] in lines
     assert ["from", *["+0.9"] * 7] in lines and ["to", *["+19.1"] * 7] in lines

@@ -121,6 +121,11 @@ class Params(Block):
         )
 
     @property
+    def has_grid(self) -> bool:
+        """Whether there is a grid whose full model is a variant; a later file may replace these."""
+        return self.ablations is not None and self.ablations.full in self.variants
+
+    @property
     def compared_with(self) -> str | None:
         """The variant that all others are compared with, if any."""
         default = "fcclip" if "fcclip" in self.variants else None
@@ -206,7 +211,7 @@ def load_params(path: Path | str, *overlays: Path | str) -> Params:
     params = parse_params(values, source=source)
     for variant in params.variants:
         params.for_variant(variant)
-    if params.ablations is not None and params.ablations.full in params.variants:
+    if params.has_grid:
         for run in params.grid.runs:
             params.for_variant(run)
     return params

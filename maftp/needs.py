@@ -47,7 +47,7 @@ def needs_of(params: Params, catalog: Catalog) -> Needs:
         ParamsError: released weights are taken that no variant says how to read.
     """
     weights = {name: params.for_variant(name).weights for name in params.variants}
-    grid = params.ablations if params.ablations and params.ablations.full in weights else None
+    grid = params.ablations if params.has_grid else None
     scored = _once([*params.benchmarks, *((grid and grid.benchmarks) or [])])
     evaluated = _once(catalog.benchmark(name).dataset for name in scored)
     trains = None in weights.values()
@@ -77,7 +77,7 @@ def _check_released(variant: str, params: Params, released: Container[str]) -> N
     """Check that a variant says how to read each of the released weights that another one takes.
 
     Raises:
-        ParamsError: names the first of which none does.
+        ParamsError: names the first of which none does, or which are the variant's own weights.
     """
     taken = {f"train.{key}": path for key, path in params.other_weights(0).items()}
     taken["clip.pretrained"] = Path(params.clip.pretrained)
@@ -103,7 +103,7 @@ def missing_files(params: Params, catalog: Catalog) -> list[str]:
         A sentence for each file: which key names it, and what to do.
     """
     seeds = dict.fromkeys(params.variants, params.seeds)
-    if params.ablations is not None and params.ablations.full in params.variants:
+    if params.ablations is not None and params.has_grid:
         both = {*params.seeds, *(params.ablations.seeds or ())}
         seeds |= dict.fromkeys(params.grid.runs, tuple(sorted(both)))
     made = {Path(_RELEASED, f"{name}.safetensors") for name in catalog.weights}

@@ -154,7 +154,7 @@ def clips_of_variants():
     return found
 
 
-HAS_GRID = PARAMS.ablations is not None and PARAMS.ablations.full in PARAMS.variants
+HAS_GRID = PARAMS.has_grid
 ABLATION_RUNS = list(PARAMS.grid.runs) if HAS_GRID else []
 CLIPS = clips_of_variants()
 ABLATION_BENCHMARKS = list(

@@ -7,6 +7,7 @@ import datetime
 import json
 import os
 import platform
+import shlex
 import statistics
 import subprocess
 import sys
@@ -152,7 +153,7 @@ def publish(
     short = [{k: v for k, v in row.items() if not isinstance(v, (list, dict))} for row in rows]
     table = tabulate(short, headers="keys", tablefmt="github", floatfmt=".3g")
     facts = {
-        "command": " ".join(["python", _program(), *sys.argv[1:]]),
+        "command": shlex.join(["python", _program(), *sys.argv[1:]]),
         "machine": options.machine,
         "date": datetime.date.today().isoformat(),
         "versions": {

@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     rows: list[Row] = []
     note = NOTE.format(size=setting.size, device=options.device)
     for name in options.parts:
-        for row in _results(name, setting, deadline):
+        for row in _results(name, setting, deadline, options.only):
             rows.append(row)
             print(row, flush=True)
             measure.publish("gpu", rows, options=options, note=note, quiet=True)
@@ -51,9 +51,11 @@ def main(arguments: list[str] | None = None) -> int:
     return min(len(failed), 99)
 
 
-def _results(name: str, setting: Setting, deadline: float) -> Iterator[Row]:
-    """Yield the result of every task of a part."""
+def _results(name: str, setting: Setting, deadline: float, only: str) -> Iterator[Row]:
+    """Yield the result of every task of a part whose label holds `only`."""
     for label, task in PARTS[name](setting):
+        if only not in label:
+            continue
         row = _done(task) if time.monotonic() < deadline else {"left out": "no time"}
         yield {"part": name, "what": label, **row}
 
@@ -75,6 +77,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--tiny", action="store_true", help="at a size that any machine bears")
+    parser.add_argument("--only", default="", metavar="TEXT", help="tasks with this in their label")
     parser.add_argument("--minutes", type=float, default=8, help="time for all parts (8)")
     options = parser.parse_args(arguments)
     options.parts = options.parts or list(PARTS)

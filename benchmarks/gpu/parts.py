@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import copy
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import loading
 import measure
 import subject
 import textbook
 import torch
 import watch
-from setting import CLASSES, Setting, Steps, drawn_on_the_cpu, off_the_kinks, recipe_of
+from setting import Setting, Steps, drawn_on_the_cpu, in_double, off_the_kinks, recipe_of
 
-from maftp.config import Params
+from maftp.data.loader import training_batches
+from maftp.data.mapper import SemanticMapper
+from maftp.modeling.convnext import ScaledResidualBlock
 from maftp.modeling.segmenter import Segmenter
 from maftp.ops import backends
 
@@ -101,11 +106,10 @@ def _step(
 
 
 def memory(setting: Setting) -> Iterator[Task]:
-    """The largest batch that fits, in the paper's mixed precision."""
+    """The largest batch that fits, in the paper's mixed precision, and what TF32 adds to it."""
     sizes = (1,) if setting.tiny else (2, 4, 8, 12, 16, 24)
-    precision = setting.precisions[0]
 
-    def fits(model: Segmenter, experiment: str, size: int) -> Row:
+    def fits(model: Segmenter, experiment: str, size: int, precision: str) -> Row:
         params = setting.params(experiment, batch_size=size, **recipe_of(precision))
         model.zero_grad(set_to_none=True)
         steps = Steps(model, params, setting.batch(size), setting.device)
@@ -115,7 +119,9 @@ def memory(setting: Setting) -> Iterator[Task]:
     for experiment in ("maftp_base",) if setting.tiny else ("maftp_base", "maftp_large"):
         model = setting.model(setting.params(experiment), training=True)
         for size in sizes:
-            yield f"{experiment}, batch {size}", partial(fits, model, experiment, size)
+            for precision in setting.precisions[: 2 if size == 8 else 1]:
+                task = partial(fits, model, experiment, size, precision)
+                yield f"{experiment}, {precision}, batch {size}", task
         del model
 
 
@@ -163,7 +169,9 @@ def equality(setting: Setting) -> Iterator[Task]:
     yield "miniature: losses and gradients", partial(_equal_step, setting, "miniature")
     if not setting.tiny:
         yield "maftp_base: losses and gradients", partial(_equal_step, setting, "maftp_base")
-    yield "miniature: training steps", partial(_equal_training, setting)
+    for seed in range(1 if setting.tiny else 4):
+        yield f"miniature: training steps, seed {seed}", partial(_equal_training, setting, seed)
+    yield "miniature: training steps in float64", partial(_equal_training_in_double, setting)
 
 
 def _equal_step(setting: Setting, experiment: str) -> Row:
@@ -196,36 +204,113 @@ def _equal_step(setting: Setting, experiment: str) -> Row:
     }
 
 
-def _equal_training(setting: Setting) -> Row:
-    curves = []
-    params = Setting(setting.device, tiny=True).params("miniature", learning_rate=1e-4)
-    batch = Setting(setting.device, tiny=True).batch(4)
+def _equal_training(setting: Setting, seed: int) -> Row:
+    """Compare the losses of steps on the device and on the CPU.
+
+    A recipe with matchings and thresholds can make much of little: how far float32 leads away from
+    float64 on the CPU alone is what rounding does.
+    """
     recipe_of("float32")
-    for device in (torch.device("cpu"), setting.device):
-        model = off_the_kinks(Setting(device, tiny=True).model(params, training=True))
-        with drawn_on_the_cpu():
-            steps = Steps(model, params, batch, device)
-            curves.append([steps() for _ in range(2 if setting.tiny else 30)])
-    apart = [abs(a - b) / abs(a) for a, b in zip(*curves, strict=True)]
-    return {"steps": len(apart), "worst loss": max(apart), "apart by step": apart}
+    cpu = _curve(torch.device("cpu"), setting, seed)
+    found = _apart(_curve(setting.device, setting, seed), cpu)
+    rounding = _apart(cpu, _curve(torch.device("cpu"), setting, seed, double=True))
+    row: Row = {"steps": len(cpu), "worst loss": max(found), "by rounding": max(rounding)}
+    return row | {"apart by step": found, "apart by rounding": rounding}
+
+
+def _equal_training_in_double(setting: Setting) -> Row:
+    curves = [
+        _curve(device, setting, seed=0, double=True)
+        for device in (setting.device, torch.device("cpu"))
+    ]
+    found = _apart(*curves)
+    return {"steps": len(found), "worst loss": max(found), "apart by step": found}
+
+
+def _apart(losses: list[float], expected: list[float]) -> list[float]:
+    return [abs(a - b) / abs(b) for a, b in zip(losses, expected, strict=True)]
+
+
+def _curve(
+    device: torch.device, setting: Setting, seed: int, *, double: bool = False
+) -> list[float]:
+    """Return the losses of training steps of the miniature."""
+    tiny = Setting(device, tiny=True)
+    params = tiny.params("miniature", learning_rate=1e-4)
+    model = off_the_kinks(tiny.model(params, training=True))
+    batch = tiny.batch(4)
+    with drawn_on_the_cpu(), in_double() if double else nullcontext():
+        model = model.double() if double else model
+        steps = Steps(model, params, batch, device, seed=seed)
+        return [steps() for _ in range(2 if setting.tiny else 30)]
+
+
+def waiting(setting: Setting) -> Iterator[Task]:
+    """Steps with batches of a loader that reads pictures, by loader processes."""
+    size = 2 if setting.tiny else 8
+    precision = setting.precisions[0]
+    params = setting.params("maftp_base", batch_size=size, **recipe_of(precision))
+    model, mapper = setting.model(params, training=True), SemanticMapper.from_params(params)
+    options = {"batch_size": size, "seed": 0, "pin_memory": setting.device.type == "cuda"}
+
+    def wait(records: list[dict[str, object]], processes: int) -> Row:
+        recipe_of(precision)
+        batches = training_batches(records, mapper, num_workers=processes, **options)
+        steps = Steps(model, params, batches, setting.device)
+        for _ in range(setting.repeats(3)):  # the processes start, the memory is taken
+            steps()
+        steps.waited, calls = 0.0, setting.repeats(20)
+        ms = watch.milliseconds(steps, groups=1, calls=calls, warm_up=0)
+        row: Row = {"ms": round(ms, 2), "images/s": round(1e3 * size / ms, 2)}
+        row |= {"GiB": watch.peak_gib()}
+        return row | {"share of waiting": round(1e3 * steps.waited / calls / ms, 4)}
+
+    with tempfile.TemporaryDirectory() as folder:
+        records = [loading.draw(Path(folder), number) for number in range(4 * size)]
+        for processes in (0, 1) if setting.tiny else (8, 4, 2, 0):
+            label = f"maftp_base, batch {size}, {processes} loader processes"
+            yield label, partial(wait, records, processes)
 
 
 def compiled(setting: Setting) -> Iterator[Task]:
-    """A step with CLIP's trunk compiled; the first call's seconds are those of compiling."""
+    """A step with CLIP's blocks, or the student's trunk, compiled; the first call compiles.
 
-    def step_compiled() -> Row:
+    Training images come in many sizes, so blocks are compiled for any.
+    """
+
+    def step_compiled(size: int, compile_parts: Callable[[Segmenter], None]) -> Row:
         precision = setting.precisions[0]
-        params: Params = setting.params("maftp_base", batch_size=1, **recipe_of(precision))
+        params = setting.params("maftp_base", batch_size=size, **recipe_of(precision))
         model = setting.model(params, training=True)
-        trunk = model.backbone.clip_model.visual.trunk
-        backend = "inductor" if setting.device.type == "cuda" else "aot_eager"
-        trunk.forward_intermediates = torch.compile(trunk.forward_intermediates, backend=backend)
-        steps = Steps(model, params, setting.batch(1), setting.device)
+        torch.compiler.reset()
+        compile_parts(model)
+        steps = Steps(model, params, setting.batch(size), setting.device)
         first = watch.milliseconds(steps, groups=1, calls=1, warm_up=0)
-        ms = watch.milliseconds(steps, groups=3, calls=setting.repeats(5), warm_up=1)
-        return {"first call, s": round(first / 1e3, 1), "ms": round(ms, 2), "GiB": watch.peak_gib()}
+        ms = watch.milliseconds(steps, groups=3, calls=setting.repeats(4), warm_up=1)
+        row: Row = {"first call, s": round(first / 1e3, 1), "ms": round(ms, 2)}
+        row |= {"images/s": round(1e3 * size / ms, 2), "GiB": watch.peak_gib()}
+        return row | watch.kernels(steps) | {"loss": round(sum(steps.losses.values()), 4)}
 
-    yield f"maftp_base, {CLASSES} classes", step_compiled
+    def nothing(model: Segmenter) -> None:
+        pass
+
+    def blocks(model: Segmenter) -> None:
+        for module in model.modules():
+            if isinstance(module, ScaledResidualBlock):
+                module.compile(backend=backend, dynamic=True)
+
+    def trunk(model: Segmenter) -> None:
+        student = model.backbone.clip_model.visual.trunk
+        student.forward_intermediates = torch.compile(
+            student.forward_intermediates, backend=backend
+        )
+
+    backend = "inductor" if setting.device.type == "cuda" else "aot_eager"
+    variants = {"as it is": nothing, "blocks compiled": blocks, "trunk compiled": trunk}
+    for name, compile_parts in variants.items():
+        for size in (1,) if setting.tiny else (8, 1):
+            label = f"maftp_base, batch {size}, {name}"
+            yield label, partial(step_compiled, size, compile_parts)
 
 
 def _usable(setting: Setting) -> list[str]:
@@ -234,6 +319,6 @@ def _usable(setting: Setting) -> list[str]:
 
 
 PARTS: dict[str, Callable[[Setting], Iterator[Task]]] = {
-    part.__name__: part for part in (machine, step, equality, evaluation, memory, compiled)
+    part.__name__: part for part in (machine, step, equality, evaluation, memory, waiting, compiled)
 }
 """In the order of their worth."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -16,8 +18,11 @@ from torch import Tensor
 
 from maftp.api import experiment_params
 from maftp.config import Params
+from maftp.losses import mask_aware
 from maftp.losses.batch_share import BatchShare, Rows
 from maftp.modeling.build import build_model
+from maftp.modeling.pixel_decoder import pixel_centres, sample_scale
+from maftp.modeling.position_encoding import sine_encoding
 from maftp.modeling.precision import allow_tf32
 from maftp.modeling.segmenter import Segmenter
 from maftp.training.distributed import Batch, NextAction, Worker, gather_batch
@@ -85,20 +90,31 @@ class Steps:
     """Training steps with the project's own trainer; a call does one, update included."""
 
     def __init__(
-        self, model: Segmenter, params: Params, batch: Batch, device: torch.device
+        self,
+        model: Segmenter,
+        params: Params,
+        batches: Batch | Iterator[Batch],
+        device: torch.device,
+        *,
+        seed: int = 0,
     ) -> None:
-        """Prepare for steps with one and the same batch."""
-        worker = Worker(device=device)
+        """Prepare for steps with one and the same batch, or with the next one each."""
+        self._worker = Worker(device=device)
         folder = Path(tempfile.gettempdir())
-        self._trainer = Trainer(model, params=params, seed=0, folder=folder, worker=worker)
-        self._batch = batch
-        self._whole = gather_batch(batch, action=NextAction.CONTINUE, worker=worker)
+        self._trainer = Trainer(model, params=params, seed=seed, folder=folder, worker=self._worker)
+        self._batches = batches if isinstance(batches, Iterator) else repeat(batches)
         self._step = 0
         self.losses: dict[str, float] = {}
+        self.waited = 0.0
+        """Seconds of all steps that batches were waited for."""
 
     def __call__(self) -> float:
         """Do a step and return its loss."""
-        self.losses, _ = self._trainer.step(self._batch, self._whole, step=self._step)
+        asked = time.monotonic()
+        batch = next(self._batches)
+        self.waited += time.monotonic() - asked
+        whole = gather_batch(batch, action=NextAction.CONTINUE, worker=self._worker)
+        self.losses, _ = self._trainer.step(batch, whole, step=self._step)
         self._step += 1
         return sum(self.losses.values())
 
@@ -124,18 +140,53 @@ def off_the_kinks(model: Segmenter) -> Segmenter:
 
 @contextmanager
 def drawn_on_the_cpu() -> Iterator[None]:
-    """Let both devices draw the same random points."""
+    """Let both devices, and float64, have the same random points."""
 
     def rows(self: Rows, *size: int, device: torch.device) -> Tensor:
-        drawn = torch.rand(self.before + self.own + self.after, *size)
-        return drawn[self.before : self.before + self.own].to(device)
+        drawn = torch.rand(self.before + self.own + self.after, *size, dtype=torch.float32)
+        return _moved(drawn[self.before : self.before + self.own], device)
 
     def per_image(self: BatchShare, *size: int, device: torch.device) -> list[Tensor]:
-        drawn = [torch.rand(1, *size) for _ in self.masks]
-        return [part.to(device) for part in drawn[self.first : self.first + self.images]]
+        drawn = [torch.rand(1, *size, dtype=torch.float32) for _ in self.masks]
+        return [_moved(part, device) for part in drawn[self.first : self.first + self.images]]
 
     with (
         mock.patch.object(Rows, "rand", rows),
         mock.patch.object(BatchShare, "rand_per_image", per_image),
     ):
         yield
+
+
+def _moved(drawn: Tensor, device: torch.device) -> Tensor:
+    return drawn.to(device, torch.get_default_dtype())
+
+
+@contextmanager
+def in_double() -> Iterator[None]:
+    """Let the model compute in float64 what it computes in float32 otherwise.
+
+    Optimizers are left alone: a GPU's fused AdamW counts its steps in float32 whatever it updates.
+    """
+    arange = torch.arange
+
+    def in_default_type(*given: Any, dtype: torch.dtype | None = None, **options: Any) -> Tensor:
+        dtype = torch.float64 if dtype == torch.float32 else dtype
+        return arange(*given, dtype=dtype, **options)
+
+    _forget_constants()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with (
+            mock.patch.object(torch, "arange", in_default_type),
+            mock.patch.object(Tensor, "float", Tensor.double),
+        ):
+            yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+        _forget_constants()
+
+
+def _forget_constants() -> None:
+    """Drop what the model has made of sizes; it has the precision of its time."""
+    for function in (pixel_centres, sample_scale, sine_encoding, mask_aware._resize_matrix):
+        function.forget()

@@ -31,8 +31,13 @@ def test_every_part_runs(tmp_path, monkeypatch):
     rows = json.loads((tmp_path / "gpu.json").read_text())["rows"]
     assert {row["part"] for row in rows} == set(check.PARTS)
     assert not [row for row in rows if "error" in row or "left out" in row]
-    [equal] = [row for row in rows if row["what"] == "miniature: losses and gradients"]
+    named = {row["what"]: row for row in rows}
+    equal = named["miniature: losses and gradients"]
     assert equal["worst loss"] == equal["worst gradient"] == 0  # the CPU against itself
+    single, double = (
+        named[f"miniature: training steps{which}"] for which in (", seed 0", " in float64")
+    )
+    assert single["worst loss"] == double["worst loss"] == 0 < single["by rounding"] < 1e-5
     assert "plain recipe" in (tmp_path / "gpu.md").read_text()
 
 
@@ -42,6 +47,14 @@ def test_no_time_leaves_parts_out(tmp_path, monkeypatch):
     assert check.main(options) == 0
     rows = json.loads((tmp_path / "gpu.json").read_text())["rows"]
     assert rows and all(row["left out"] == "no time" for row in rows)
+
+
+def test_some_tasks_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["benchmarks/gpu/check.py"])
+    options = ["machine", "--only", "from the host", "--device", "cpu", "--tiny"]
+    assert check.main([*options, "--out", str(tmp_path)]) == 0
+    rows = json.loads((tmp_path / "gpu.json").read_text())["rows"]
+    assert [row["what"] for row in rows] == ["image from the host"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

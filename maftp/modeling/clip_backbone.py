@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 STAGES = ("res2", "res3", "res4", "res5")
-TRUNK = "visual.trunk."
 
 
 class ClipBackbone(nn.Module):

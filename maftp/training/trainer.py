@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from maftp.errors import TrainingError
 from maftp.losses.batch_share import BatchShare, computing
 from maftp.training.checkpoint import TrainingState
 from maftp.training.distributed import Batch, WholeBatch, Worker, micro_batches
@@ -26,6 +27,11 @@ from maftp.training.optimizer import build_optimizer, build_scheduler, clip_grad
 
 if TYPE_CHECKING:
     from maftp.config import Params
+
+
+_SMALLEST_SCALE = 1e-4
+"""Loss scale from which on training is given up: it begins at 65536, and a step whose gradients
+overflow halves it and changes nothing else."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +107,19 @@ class Trainer:
         self._optimizer.zero_grad()
         self._scheduler.step()
         return terms, norm
+
+    def refuse_endless_overflow(self, step: int) -> None:
+        """Ask whether anything is learnt at all; the host waits for it, so not in every step.
+
+        Raises:
+            TrainingError: gradients have overflowed float16 in all of the last steps.
+        """
+        if self._scaler.is_enabled() and self._scaler.get_scale() < _SMALLEST_SCALE:
+            raise TrainingError(
+                f"step {step}: the gradients overflow float16 in every step, whatever the loss is "
+                "scaled by, so nothing is learnt; set train.amp_dtype to bfloat16, or lower "
+                "train.learning_rate"
+            )
 
     def _together(self, last: bool) -> AbstractContextManager[None]:
         """Let workers exchange gradients in the last micro-batch only."""

@@ -157,7 +157,7 @@ def train(
         True after the last step, False when training was asked to stop; a checkpoint holds it.
 
     Raises:
-        TrainingError: a loss is not finite, or memory does not suffice.
+        TrainingError: a loss is not finite, gradients always overflow, or memory does not suffice.
         CheckpointError: the newest checkpoint is damaged or of another model.
     """
     recipe, execution = params.train, params.execution
@@ -183,6 +183,7 @@ def train(
         saves = last or done % execution.checkpoint_period == 0
         validates = validate is not None and (last or done % recipe.validation.period == 0)
         if saves or validates or done % execution.log_period == 0:
+            trainer.refuse_endless_overflow(done)
             row = journal.close_row(step=done, learning_rate=learning_rate)
             if validates and journal.note_score(row, validate(done)):
                 save_weights(folder / BEST, model, facts)

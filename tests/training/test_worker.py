@@ -236,6 +236,28 @@ def test_loss_scaling_resumes_too(tiny, tmp_path):
     assert parts["scaler"]["scale"] >= 1.0 and parts["scaler"]["_growth_tracker"] >= 0
 
 
+def test_gradients_that_overflow_for_ever_end_the_training(tiny, tmp_path, monkeypatch):
+    """Every step would be left out, with losses that look like those of a training."""
+    forward = tiny.TinyModel.forward
+
+    class Overflowing(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, loss):
+            return loss.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad * torch.inf
+
+    def broken(self, batch):
+        return {name: Overflowing.apply(loss) for name, loss in forward(self, batch).items()}
+
+    run(tiny, tmp_path / "sound", tiny.tiny_params(amp=True, iterations=40))
+    monkeypatch.setattr(tiny.TinyModel, "forward", broken)
+    with pytest.raises(TrainingError, match="step 30: the gradients overflow float16 .* bfloat16"):
+        run(tiny, tmp_path / "broken", tiny.tiny_params(amp=True, iterations=40, log_period=10))
+
+
 def test_lost_weights_are_written_again(tiny, params, tmp_path):
     run(tiny, tmp_path / "a", params)
     shutil.copytree(tmp_path / "a", tmp_path / "b")
